@@ -1,0 +1,1 @@
+"""Float ONNX graph and frames in, activation ranges and an INT8 Q/DQ graph out (numpy, onnx, onnxruntime)."""

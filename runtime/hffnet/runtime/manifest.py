@@ -1,0 +1,117 @@
+"""The bundle's manifest: everything a runtime must know of a model, as one strict document.
+
+COMPATIBILITY.md says which ``format_version`` which runtime reads, and for how long.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from hffnet.runtime.decode import DecodeSpec
+from hffnet.runtime.preprocess import PreprocessSpec
+from hffnet.runtime.taxonomy import Taxonomy
+
+FORMAT_VERSION = 1
+
+Precision = Literal["fp32", "fp16", "int8"]
+Family = Literal["cpu", "tensorrt"]
+"""``cpu``: float32 where not quantized. ``tensorrt``: float16 where not quantized; for both TensorRT flavours."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+MemberName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$", max_length=120)
+]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Member(_Strict):
+    """One file of the bundle, checked before it is parsed."""
+
+    name: MemberName
+    size: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    sha256: Sha256
+
+
+class Graph(_Strict):
+    """One ONNX graph: input ``frames`` uint8 (N, size, size), outputs ``logits`` and ``evidence``.
+
+    Attributes:
+        tolerance: greatest allowed difference to the reference logits of the test vectors, divided by the largest
+            reference logit in magnitude; measured at export, with margin for other machines' arithmetic.
+    """
+
+    precision: Precision
+    family: Family
+    member: MemberName
+    tolerance: Annotated[float, Field(gt=0.0, le=10.0)]
+
+
+class Metrics(_Strict):
+    """Scores of one precision on the held-out frames named in ``Provenance.evaluated_on``."""
+
+    num_frames: Annotated[int, Field(ge=1)]
+    hp: Share
+    hr: Share
+    hf1: Share
+    fpa: Share
+    tice: Share
+    level_accuracy: tuple[Share, ...]
+
+
+class Network(_Strict):
+    """Which network it is, for people and records; the graph is what runs."""
+
+    name: str
+    recipe: str
+    num_parameters: Annotated[int, Field(ge=1)]
+    evidence_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+class Provenance(_Strict):
+    """Where the model came from."""
+
+    created_utc: str
+    checkpoint_sha256: Sha256
+    data_sha256: Sha256
+    num_train_frames: Annotated[int, Field(ge=0)]
+    evaluated_on: str
+    tools: dict[str, str]
+
+
+class Manifest(_Strict):
+    """``manifest.json``."""
+
+    format_version: Literal[1] = 1
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    taxonomy: Taxonomy
+    preprocess: PreprocessSpec
+    decode: DecodeSpec
+    network: Network
+    graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
+    metrics: dict[Precision, Metrics]
+    pixel_size_um: tuple[float, float] | None
+    provenance: Provenance
+    members: tuple[Member, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        listed = [member.name for member in self.members]
+        if len(set(listed)) != len(listed):
+            raise ValueError("a member is listed twice")
+        if missing := {graph.member for graph in self.graphs} - set(listed):
+            raise ValueError(f"graphs name members that are not listed: {sorted(missing)}")
+        kinds = [(graph.precision, graph.family) for graph in self.graphs]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError("two graphs have the same precision and family")
+        if len(self.decode.temperatures) != self.taxonomy.depth:
+            raise ValueError(
+                f"{len(self.decode.temperatures)} temperatures for a taxonomy of {self.taxonomy.depth} levels"
+            )
+        for precision, metrics in self.metrics.items():
+            if len(metrics.level_accuracy) != self.taxonomy.depth:
+                raise ValueError(f"metrics of {precision} do not have one accuracy per level")
+        return self

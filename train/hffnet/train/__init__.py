@@ -1,0 +1,1 @@
+"""Labelled frames in, a checkpoint out: the network, its losses, recipes and training loop (torch)."""
