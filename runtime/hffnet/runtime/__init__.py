@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hffnet.runtime.bundle import open_bundle as open_bundle
     from hffnet.runtime.classifier import Classifier as Classifier
     from hffnet.runtime.classifier import Prediction as Prediction
+
     from hffnet.runtime.errors import HffnetError as HffnetError
     from hffnet.runtime.taxonomy import Taxonomy as Taxonomy
 
@@ -22,7 +23,7 @@ _HOME = {
     "Taxonomy": "taxonomy",
     "open_bundle": "bundle",
 }
-__all__ = ["Bundle", "Classifier", "HffnetError", "Prediction", "Taxonomy", "open_bundle"]  # noqa: F822
+__all__ = ["Bundle", "Classifier", "HffnetError", "Prediction", "Taxonomy", "open_bundle"]
 
 
 def __getattr__(name: str) -> object:
