@@ -1,0 +1,168 @@
+"""One frame's journey without a folder to watch: read, gates, preprocess, infer, decode, each stage timed.
+
+The streaming pipeline runs the very same steps; what it adds is sources, records and sinks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from hffnet.runtime.bundle import Bundle, open_bundle
+from hffnet.runtime.gates import GateResult, check_gates
+from hffnet.runtime.read import read_frame
+
+from hffnet.runtime.decode import Decision, decode
+from hffnet.runtime.engines import EngineIdentity, EngineName, open_engine
+from hffnet.runtime.frame import Acquisition, Crop, Frame
+from hffnet.runtime.manifest import Precision
+from hffnet.runtime.preprocess import preprocess
+from hffnet.runtime.taxonomy import ClassPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What is known of one frame after its journey.
+
+    Attributes:
+        name: path or source name.
+        sha256: of the input.
+        crop: the part that was looked at.
+        acquisition: metadata as found.
+        gates: every gate's result; where one failed, nothing was classified.
+        decision: None where nothing was classified.
+        evidence: (ΣC, h, w) float32, whose mean over positions is the logits; None where nothing was classified.
+        engine: which engine answered.
+        timings_ms: milliseconds by stage.
+    """
+
+    name: str
+    sha256: str
+    crop: Crop
+    acquisition: Acquisition
+    gates: tuple[GateResult, ...]
+    decision: Decision | None
+    evidence: npt.NDArray[np.float32] | None
+    engine: EngineIdentity
+    timings_ms: dict[str, float]
+
+    @property
+    def path(self) -> ClassPath:
+        """The most probable complete class path; ``()`` where a gate refused the frame."""
+        return self.decision.path if self.decision else ()
+
+    @property
+    def not_classified(self) -> str | None:
+        """Why nothing was classified, as a sentence; None where something was."""
+        failed = [gate.reason for gate in self.gates if not gate.passed]
+        return "; ".join(failed) or None
+
+
+class Timings(dict[str, float]):
+    """Milliseconds by stage, monotonic clock."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        start = perf_counter_ns()
+        yield
+        self[name] = (perf_counter_ns() - start) / 1e6
+
+
+class Classifier:
+    """A bundle on an engine that proved itself on this machine. Not thread-safe: one per worker.
+
+    Example:
+        ::
+
+            with Classifier.open("model.hffnet") as classifier:
+                print(classifier.classify("frame.tif").path)
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: EngineName | Literal["auto"],
+        precision: Precision | Literal["auto"],
+        threads: int | None,
+    ) -> None:
+        self.bundle = bundle
+        self._engine = open_engine(bundle, engine=engine, precision=precision, threads=threads)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        engine: EngineName | Literal["auto"] = "auto",
+        precision: Precision | Literal["auto"] = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Open a bundle and an engine for it.
+
+        Raises:
+            BundleError: the file is not a sound bundle, or lacks the precision.
+            EngineError: no engine passed its self-test; MissingExtraError: the one asked for is not installed.
+        """
+        return cls(open_bundle(Path(path)), engine, precision, threads)
+
+    @property
+    def engine(self) -> EngineIdentity:
+        """Which engine answers."""
+        return self._engine.identity
+
+    def classify(self, source: str | Path) -> Prediction:
+        """Classify one image file.
+
+        Raises:
+            FrameError: the file cannot be read as a frame.
+            EngineError: the engine failed.
+        """
+        timings = Timings()
+        with timings.stage("read"):
+            frame = read_frame(Path(source))
+        return self.classify_frame(frame, timings)
+
+    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+        """Classify one frame that was read already; stages are added to ``timings``."""
+        timings = Timings() if timings is None else timings
+        manifest = self.bundle.manifest
+        with timings.stage("gates"):
+            gates = check_gates(frame)
+        decision, evidence = None, None
+        if all(gate.passed for gate in gates):
+            with timings.stage("preprocess"):
+                input_HW = preprocess(frame.picture, manifest.preprocess)
+            with timings.stage("infer"):
+                outputs = self._engine.infer(input_HW[None])
+            with timings.stage("decode"):
+                (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
+                evidence = outputs.evidence[0]
+        return Prediction(
+            name=frame.name,
+            sha256=frame.sha256,
+            crop=frame.crop,
+            acquisition=frame.acquisition,
+            gates=gates,
+            decision=decision,
+            evidence=evidence,
+            engine=self.engine,
+            timings_ms=dict(timings),
+        )
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
