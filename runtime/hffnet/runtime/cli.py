@@ -11,7 +11,6 @@ from importlib.metadata import entry_points, version
 from typing import Annotated
 
 import typer
-from typer import rich_utils
 from typer.exceptions import TyperException
 
 from hffnet.runtime.errors import ExitCode, HffnetError
@@ -27,6 +26,7 @@ _EXTRA_OF_MODULE = {
     "openvino": "openvino",
 }
 _TYPER_INTERRUPTED = 130
+_INTERRUPTED = HffnetError("interrupted")
 _INTERNAL_ERROR = 70  # sysexits.h EX_SOFTWARE: a defect in hffnet, not in what it was given
 
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = build_app()(arguments, prog_name="hffnet", standalone_mode=False)
         if code == _TYPER_INTERRUPTED:
-            raise KeyboardInterrupt
+            code = _complain(_INTERRUPTED, ExitCode.INTERRUPTED, arguments)
     except HffnetError as error:
         code = _complain(error, error.exit_code, arguments)
     except ModuleNotFoundError as error:
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sentence = f"this command needs {error.name}, which is not installed: pip install 'hffnet[{extra}]'"
             code = _complain(HffnetError(sentence), ExitCode.MISSING, arguments)
     except TyperException as error:
-        rich_utils.rich_format_error(error)
-        code = ExitCode.WRONG_USE
+        sentence = f"{error.format_message()} See hffnet {' '.join(arguments[:1])} --help."
+        code = _complain(HffnetError(sentence), ExitCode.WRONG_USE, arguments)
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain(HffnetError("interrupted"), ExitCode.INTERRUPTED, arguments)
+        code = _complain(_INTERRUPTED, ExitCode.INTERRUPTED, arguments)
     except BrokenPipeError:
         # The reader of our output went away (`hffnet … | head`): not an error; stdout must not be flushed again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

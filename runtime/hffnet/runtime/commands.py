@@ -20,7 +20,7 @@ EngineOption = Annotated[
 ]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "fp16", "int8"],
-    typer.Option("--precision", help="auto takes int8 where the bundle has it."),
+    typer.Option("--precision", help="auto takes int8 where there is one."),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine.", show_default="all")
