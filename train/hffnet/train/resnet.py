@@ -103,12 +103,14 @@ class WeightsReport:
         num_loaded: tensors copied into the trunk.
         ignored: names in the file that no trunk has (``fc.*``), sorted.
         stem_summed: whether an RGB stem was summed into one grey channel.
+        saturated: variances that had overflowed float16 and were taken as its largest number.
     """
 
     path: Path
     num_loaded: int
     ignored: tuple[str, ...]
     stem_summed: bool
+    saturated: tuple[str, ...]
 
 
 def load_trunk_weights(trunk: ResNetTrunk, path: Path) -> WeightsReport:
@@ -130,16 +132,35 @@ def load_trunk_weights(trunk: ResNetTrunk, path: Path) -> WeightsReport:
         ignored = tuple(sorted(name for name in weights.shapes if name.startswith("fc.")))
         stem_summed = _is_rgb_stem(weights.shapes.get(_STEM, ()), wanted[_STEM])
         _check_fit(path, wanted, weights.shapes, stem_summed=stem_summed)
-        loaded = dict[str, Tensor]()
+        loaded, saturated = dict[str, Tensor](), list[str]()
         for name in wanted.keys() & weights.shapes.keys():
             tensor = weights.read(name)
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(f"{path}: {name} holds infinities or NaN; finite numbers are expected")
+            if not bool(torch.isfinite(tensor).all()):
+                tensor = _without_overflow(path, name, tensor)
+                saturated.append(name)
             stem = stem_summed and name == _STEM
             loaded[name] = tensor.float().sum(dim=1, keepdim=True) if stem else tensor
     trunk.load_state_dict(wanted | loaded)
     _LOG.info("%s: %d tensors loaded, %d of the classifier ignored", path, len(loaded), len(ignored))
-    return WeightsReport(path, len(loaded), ignored, stem_summed)
+    return WeightsReport(path, len(loaded), ignored, stem_summed, tuple(sorted(saturated)))
+
+
+def _without_overflow(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """A float16 file's variances above 65504, which were stored as +inf, at 65504: a lower bound of what they were.
+
+    Left at infinity, such a channel is constant in inference, alive in training, and no running average brings it back.
+    """
+    overflowed = tensor == torch.inf
+    limit = torch.finfo(torch.float16).max
+    is_variance = name.endswith("running_var") and tensor.dtype == torch.float16
+    if not is_variance or not bool((tensor.isfinite() | overflowed).all()):
+        raise CheckpointError(
+            f"{path}: {name} ({tensor.dtype}) holds infinities or NaN; finite numbers are expected: download it again,"
+            " or take another file"
+        )
+    channels = overflowed.flatten().nonzero().flatten().tolist()
+    _LOG.warning("%s: %s overflowed float16 in channel %s; taken as %g", path, name, channels, limit)
+    return tensor.clamp(max=limit)
 
 
 @dataclass(frozen=True, slots=True)
