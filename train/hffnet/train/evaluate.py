@@ -40,8 +40,8 @@ def evaluate_checkpoint(
     """
     if dataset.taxonomy != checkpoint.taxonomy:
         raise DatasetError(
-            f"the frames have the classes {dataset.taxonomy.num_classes} per level, {checkpoint.folder} was trained for "
-            f"{checkpoint.taxonomy.num_classes} of its own; open the data set with the checkpoint's taxonomy"
+            f"the frames have the classes {dataset.taxonomy.num_classes} per level, {checkpoint.folder} was trained "
+            f"for {checkpoint.taxonomy.num_classes} of its own; open the data set with the checkpoint's taxonomy"
         )
     model = model_from_checkpoint(checkpoint).to(device)
     with TemporaryDirectory(prefix="hffnet-") as folder:

@@ -32,12 +32,12 @@ class Feed(Protocol):
 class PixelFeed:
     """Every step goes through the whole network."""
 
-    pixels_NHW: Pixels
+    pixels: Pixels
     recipe: Recipe
 
     def logits(self, model: HFFNet2D, indices: Indices, generator: torch.Generator | None) -> Tensor:
         """See `Feed`."""
-        frames = torch.from_numpy(self.pixels_NHW[indices]).to(model.pos_embedding.device)
+        frames = torch.from_numpy(self.pixels[indices]).to(model.pos_embedding.device)
         if generator is not None:
             frames = augment(frames, self.recipe.augment, 255 * self.recipe.model.grey_mean, generator)
         batch = normalise(frames, self.recipe.model)

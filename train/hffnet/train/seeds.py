@@ -18,7 +18,9 @@ def seed_from(seed: int, purpose: str, *place: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def batches_of(num_frames: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def batches_of(
+    num_frames: int, batch_size: int, seed: int, epoch: int
+) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """The epoch's frames in random order, in batches of at most ``batch_size`` that differ by one frame at most.
 
     >>> [len(batch) for batch in batches_of(10, 4, seed=0, epoch=0)]
