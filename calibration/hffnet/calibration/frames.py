@@ -34,10 +34,17 @@ class FrameOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationFrames:
-    """Frames ready for ``ranges_from_frames``: pixels (N, H, W) uint8 and where each came from."""
+    """Frames ready for ``ranges_from_frames``.
+
+    Attributes:
+        pixels: (N, H, W) uint8.
+        origins: where each came from.
+        pixel_sizes_um: micrometres per pixel of each file; None where it does not say.
+    """
 
     pixels: npt.NDArray[np.uint8]
     origins: tuple[FrameOrigin, ...]
+    pixel_sizes_um: tuple[float | None, ...]
 
 
 def choose_frames(
@@ -94,15 +101,16 @@ def load_frames(
         DatasetError: see ``check_pixels``.
     """
     pixels_NHW = np.empty((len(frames), spec.size, spec.size), np.uint8)
-    origins = []
+    origins, sizes = list[FrameOrigin](), list[float | None]()
     for number, labelled in enumerate(frames):
         frame = read_frame(labelled.path)
         pixels_NHW[number] = preprocess(frame.picture, spec)
         origins.append(FrameOrigin(name=dataset.relative(labelled), sha256=frame.sha256))
+        sizes.append(frame.acquisition.pixel_size_um)
         if progress:
             progress(number + 1)
     check_pixels(pixels_NHW)
-    return CalibrationFrames(pixels=pixels_NHW, origins=tuple(origins))
+    return CalibrationFrames(pixels=pixels_NHW, origins=tuple(origins), pixel_sizes_um=tuple(sizes))
 
 
 def check_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> None:
