@@ -1,13 +1,15 @@
 """``hffnet evaluate``: how good a checkpoint or a bundle is on labelled frames."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hffnet.runtime.commands import (
+    EngineChoice,
     EngineOption,
     JsonOption,
+    PrecisionChoice,
     PrecisionOption,
     ThreadsOption,
     print_json,
@@ -45,6 +47,7 @@ def evaluate(
     from hffnet.runtime.errors import ConfigError
     from hffnet.train.checkpoint import open_checkpoint
 
+    decisions: Sequence[Decision | None]
     if model.is_dir():
         opened = open_checkpoint(model)
         dataset = _frames_of(open_dataset(data, opened.taxonomy), opened, "test" if split == "auto" else split)
@@ -90,11 +93,7 @@ def _by_checkpoint(
 
 
 def _by_bundle(
-    path: Path,
-    dataset: "Dataset",
-    engine: Any,
-    precision: Any,
-    threads: int | None,  # noqa: ANN401 - checked by typer
+    path: Path, dataset: "Dataset", engine: EngineChoice, precision: PrecisionChoice, threads: int | None
 ) -> "tuple[Metrics, tuple[Decision | None, ...], str]":
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.metrics import metrics_from_paths
