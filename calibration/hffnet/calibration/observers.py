@@ -25,6 +25,9 @@ NUM_BINS = 4096
 NUM_LEVELS = 127
 """Levels on each side of zero of a symmetric int8 tensor; -128 is not used."""
 
+NUM_UNSIGNED_LEVELS = 255
+"""Levels above zero of a uint8 tensor."""
+
 _BLOCK = 1 << 14  # float32 and index block together stay in a core's L2 cache: 20 % faster than whole tensors
 _SMALLEST = 2.0**-100  # below this a power-of-two limit would make the bin factor overflow in float32
 
@@ -80,7 +83,7 @@ class Histogram:
     @property
     def edges(self) -> npt.NDArray[np.float64]:
         """The ``NUM_BINS + 1`` edges."""
-        return np.arange(NUM_BINS + 1) * (self.limit / NUM_BINS)
+        return np.linspace(0.0, self.limit, NUM_BINS + 1)
 
     def update(self, values: Values) -> None:
         """Count ``values``; about 3 ns per value on one core."""
