@@ -72,7 +72,7 @@ def demo(
     frames_per_class: Annotated[
         int, typer.Option(min=12, help="Labelled frames to draw of each of six classes.")
     ] = 110,
-    unseen_per_class: Annotated[int, typer.Option(min=1, help="Frames of each class that arrive live.")] = 8,
+    unseen_per_class: Annotated[int, typer.Option(min=1, help="Frames of each class that arrive live.")] = 12,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the nano recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing and the training.")] = 0,
     as_json: JsonOption = False,
