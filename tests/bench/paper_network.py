@@ -22,7 +22,7 @@ _NUM_FRAMES = 8
 
 
 def paper_model() -> HFFNet2D:
-    """Random weights, batch statistics of drawn frames, so that activations have the size they have in use."""
+    """Random weights: speed and memory do not depend on their values."""
     torch.manual_seed(0)
     return build_model(paper_config(six_class_taxonomy().num_classes)).eval()
 

@@ -1,4 +1,4 @@
-"""How long `hffnet --help` takes, and what `import hffnet.runtime` loads. Goal: at most 0.3 s; neither torch nor onnx."""
+"""How long `hffnet --help` takes (goal: at most 0.3 s), and whether `import hffnet.runtime` loads torch or onnx."""
 
 import statistics
 import subprocess
