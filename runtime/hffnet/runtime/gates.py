@@ -153,7 +153,7 @@ def _blank(picture: GreyPixels, std: float, settings: GateSettings) -> GateResul
 def _saturated(picture: GreyPixels, settings: GateSettings) -> tuple[GateResult, GateResult]:
     size = max(picture.size, 1)
     black = 1.0 - cv2.countNonZero(picture) / size
-    white = cv2.countNonZero(cv2.inRange(picture, full_scale(picture), np.inf)) / size
+    white = cv2.countNonZero(cv2.compare(picture, full_scale(picture), cv2.CMP_GE)) / size
     return (
         GateResult(
             "black",
