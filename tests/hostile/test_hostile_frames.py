@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from hffnet.runtime.errors import FrameError
 from hffnet.runtime.read import Limits, frame_from_bytes, read_frame
 
-PIXELS = np.asarray(cv2.GaussianBlur(np.random.default_rng(1).integers(0, 65536, (60, 80), np.uint16), (0, 0), 2))
+PIXELS = np.asarray(
+    cv2.GaussianBlur(np.random.default_rng(1).integers(0, 65536, (60, 80), np.uint16), (0, 0), 2), np.uint16
+)
 SMALL = Limits(max_file_bytes=2**22, max_pixels=2**20, max_decoded_bytes=2**22)
 MEMORY = 64 * 2**20
 

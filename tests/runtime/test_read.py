@@ -84,7 +84,7 @@ def test_tiff_of_packed_12_bits(tmp_path: Path) -> None:
     packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
     path = written(tmp_path / "a.tif", packed.astype(np.uint8).reshape(48, 96))
     with tifffile.TiffFile(path, mode="r+") as file:
-        tags = file.pages[0].tags  # type: ignore[union-attr]
+        tags = file.pages[0].tags
         tags["ImageWidth"].overwrite(64)
         tags["BitsPerSample"].overwrite(12)
     np.testing.assert_array_equal(read_frame(path).pixels, GREY12)
@@ -187,7 +187,8 @@ VENDOR_FRAMES = {
 def test_frames_of_real_microscopes(name: str, shared: Path) -> None:
     height, width, dtype = VENDOR_FRAMES[name]
     pixels = read_frame(shared / "data/vendor_tiff" / name).pixels
-    assert (pixels.shape, pixels.dtype) == ((height, width), dtype)
+    assert pixels.shape == (height, width)
+    assert pixels.dtype == dtype
 
 
 def test_a_broken_frame_of_a_real_microscope_is_refused(shared: Path) -> None:
