@@ -13,12 +13,12 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.gates import GateResult, check_gates
 from hffnet.runtime.read import read_frame
 
+from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
-from hffnet.runtime.engines import EngineIdentity, EngineName, open_engine
+from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_engine
 from hffnet.runtime.frame import Acquisition, Crop, Frame
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.preprocess import preprocess
@@ -84,15 +84,9 @@ class Classifier:
                 print(classifier.classify("frame.tif").path)
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        engine: EngineName | Literal["auto"],
-        precision: Precision | Literal["auto"],
-        threads: int | None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, engine: OpenEngine) -> None:
         self.bundle = bundle
-        self._engine = open_engine(bundle, engine=engine, precision=precision, threads=threads)
+        self._engine = engine
 
     @classmethod
     def open(
@@ -109,7 +103,8 @@ class Classifier:
             BundleError: the file is not a sound bundle, or lacks the precision.
             EngineError: no engine passed its self-test; MissingExtraError: the one asked for is not installed.
         """
-        return cls(open_bundle(Path(path)), engine, precision, threads)
+        bundle = open_bundle(Path(path))
+        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads))
 
     @property
     def engine(self) -> EngineIdentity:

@@ -102,8 +102,6 @@ class Manifest(_Strict):
         listed = [member.name for member in self.members]
         if len(set(listed)) != len(listed):
             raise ValueError("a member is listed twice")
-        if missing := {graph.member for graph in self.graphs} - set(listed):
-            raise ValueError(f"graphs name members that are not listed: {sorted(missing)}")
         kinds = [(graph.precision, graph.family) for graph in self.graphs]
         if len(set(kinds)) != len(kinds):
             raise ValueError("two graphs have the same precision and family")

@@ -64,4 +64,5 @@ def preprocess(picture: GreyPixels, spec: PreprocessSpec) -> npt.NDArray[np.uint
     ranks = [round(q * (small.size - 1)) for q in (spec.low, spec.high)]
     low, high = np.partition(small, ranks, axis=None)[ranks]
     span = max(float(high - low), spec.min_span * _FULL_SCALE[picture.dtype])
-    return cv2.convertScaleAbs(np.maximum(small - low, 0), alpha=255.0 / span)  # type: ignore[return-value]
+    stretched: npt.NDArray[np.uint8] = cv2.convertScaleAbs(np.maximum(small - low, 0), alpha=255.0 / span)
+    return stretched

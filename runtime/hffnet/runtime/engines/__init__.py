@@ -18,7 +18,6 @@ from hffnet.runtime.errors import BundleError, ConfigError, EngineError, Missing
 
 if TYPE_CHECKING:
     from hffnet.runtime.bundle import Bundle
-
     from hffnet.runtime.manifest import Family, Graph, Precision
 
 EngineName = Literal["openvino", "onnxruntime"]
@@ -191,16 +190,9 @@ def _graph_of(bundle: "Bundle", precision: "Precision | Literal['auto']") -> "Gr
 
 
 def _open_one(bundle: "Bundle", graph: "Graph", name: EngineName, threads: int | None) -> OpenEngine:
-    opener = _opener(name)
-    engine = opener(bundle.member(graph.member), threads)
+    engine = _opener(name)(bundle.member(graph.member), threads)
     try:
-        self_test = _self_test(engine, bundle, graph)
-        if not self_test.passed:
-            raise EngineError(
-                f"{name} {engine.version} on {engine.device} answers the bundle's test vectors with an error of"
-                f" {self_test.error:.4g}; at most {self_test.tolerance:.4g} is allowed for {graph.precision}:"
-                " use another engine or precision, and report the versions"
-            )
+        self_test = _passed_self_test(engine, name, bundle, graph)
     except BaseException:
         engine.close()
         raise
@@ -230,6 +222,17 @@ def _opener(name: EngineName) -> Callable[[bytes, int | None], Engine]:
             from hffnet.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine
+
+
+def _passed_self_test(engine: Engine, name: EngineName, bundle: "Bundle", graph: "Graph") -> SelfTest:
+    self_test = _self_test(engine, bundle, graph)
+    if not self_test.passed:
+        raise EngineError(
+            f"{name} {engine.version} on {engine.device} answers the bundle's test vectors with an error of"
+            f" {self_test.error:.4g}; at most {self_test.tolerance:.4g} is allowed for {graph.precision}:"
+            " use another engine or precision, and report the versions"
+        )
+    return self_test
 
 
 def _self_test(engine: Engine, bundle: "Bundle", graph: "Graph") -> SelfTest:

@@ -1,0 +1,249 @@
+"""Writes a placement and its ranges into a float graph as QuantizeLinear and DequantizeLinear nodes.
+
+Weights are stored as int8 with one scale per output channel, so the file is a quarter of the float one. Standard domain
+only; zero point 0; bias and everything outside the placement keep their type, so a float16 graph stays float16 around
+the int8 parts. Same input, same bytes out.
+
+Activations are int8 for TensorRT, which knows no other. CPU engines also take uint8, and tensors that are never
+negative (after ReLU) then have twice the resolution; onnxruntime fuses conv + ReLU to one integer kernel only so.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from hffnet.calibration.graph import GraphIndex, check_float_graph, nonnegative_tensors
+from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS
+from hffnet.calibration.placement import Placement, WeightedPoint
+from hffnet.runtime.errors import GraphError
+
+ActivationType = Literal["int8", "uint8"]
+"""``uint8``: where a tensor cannot be negative, int8 elsewhere; not for TensorRT."""
+
+_FLOAT_TYPES: dict[int, type[np.float32 | np.float16]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+}
+# Weights of a channel smaller than this are noise, and a float16 scale below it has hardly a digit left.
+_SMALLEST_SCALE = 2.0**-20
+
+
+@dataclass(slots=True)
+class _Rewrite:
+    """What changes in the graph.
+
+    Attributes:
+        inputs: new tensor for (first output of a node, input index).
+        after: nodes to insert behind the producer of a tensor.
+        first: nodes that depend on constants only.
+        initializers: new constants.
+        replaced: weights that the quantized nodes no longer read in float.
+    """
+
+    names: set[str]
+    inputs: dict[tuple[str, int], str] = field(default_factory=dict)
+    after: dict[str, list[NodeProto]] = field(default_factory=dict)
+    first: list[NodeProto] = field(default_factory=list)
+    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
+
+    def fresh(self, name: str) -> str:
+        """``name``, or with underscores added until nothing else is called so."""
+        while name in self.names:
+            name += "_"
+        self.names.add(name)
+        return name
+
+    def constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
+        """Add a constant and return its name."""
+        name = self.fresh(name)
+        self.initializers[name] = numpy_helper.from_array(values, name)
+        return name
+
+    def zero_point(self, shape: tuple[int, ...], dtype: type[np.int8 | np.uint8] = np.int8) -> str:
+        """Zeros, one initializer for each type and shape."""
+        name = "_".join(["hffnet_zero", np.dtype(dtype).name, *map(str, shape)])
+        if name not in self.initializers:
+            self.constant(name, np.zeros(shape, dtype))
+        return name
+
+
+def qdq_from_onnx(
+    model: ModelProto,
+    ranges: Mapping[str, float],
+    placement: Placement,
+    *,
+    activations: ActivationType = "int8",
+) -> ModelProto:
+    """The INT8 graph.
+
+    Args:
+        model: float32 or float16 graph; not changed.
+        ranges: magnitude that becomes +-127, for each of ``placement.tensors``.
+        placement: made from ``model``, or from a graph with the same tensor names.
+        activations: ``int8`` for every engine; ``uint8`` for CPU engines only, see above. There the range becomes 255.
+
+    Raises:
+        GraphError: ``model`` is refused by ``check_float_graph``, a placed tensor or weight is not in it or not of a
+            float type, or a range is missing, zero, negative or not finite.
+    """
+    check_float_graph(model)
+    index = GraphIndex(model)
+    _check_points(index, placement)
+    _check_ranges(ranges, placement)
+    rewrite = _Rewrite(names={name for node in index.nodes for name in (*node.input, *node.output)})
+    _quantize_weights(index, placement, rewrite)
+    dtypes = {p.activation: _FLOAT_TYPES[index.constants[p.weight].data_type] for p in placement.weighted}
+    default = next(iter(dtypes.values()))
+    unsigned = nonnegative_tensors(index) if activations == "uint8" else frozenset()
+    for tensor in placement.tensors:
+        dtype = dtypes.get(tensor, default)
+        rewrite.after[tensor], output = _activation_nodes(tensor, ranges[tensor], dtype, tensor in unsigned, rewrite)
+        rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
+        rewrite.inputs |= {(p.output, p.input_index): output for p in placement.residuals if p.activation == tensor}
+    return _rewritten(model, index, rewrite)
+
+
+def scales_from_weight(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
+    """Largest magnitude of each channel along ``axis``, divided by 127; 1 for a channel of zeros.
+
+    >>> scales_from_weight(np.array([[1.27, -2.54], [0.0, 0.0]], np.float32), 0).round(4).tolist()
+    [0.019999999552965164, 1.0]
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    amax = np.maximum(weight.max(axis=others), -weight.min(axis=others))
+    return np.where(amax > 0, np.maximum(amax / NUM_LEVELS, _SMALLEST_SCALE), 1).astype(np.float32)
+
+
+def int8_from_weight(
+    weight: npt.NDArray[np.float32], scales: npt.NDArray[np.float32], axis: int
+) -> npt.NDArray[np.int8]:
+    """Nearest multiples of each channel's scale, -127..127 (ties to even, as QuantizeLinear has it)."""
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    levels = weight / scales.reshape(shape)
+    np.rint(levels, out=levels)
+    np.clip(levels, -NUM_LEVELS, NUM_LEVELS, out=levels)
+    return levels.astype(np.int8)
+
+
+def _check_points(index: GraphIndex, placement: Placement) -> None:
+    for point in placement.weighted:
+        weight = index.constants.get(point.weight)
+        if point.output not in index.producers or weight is None:
+            raise GraphError(f"node {point.node!r} with weight {point.weight!r} is not in this graph; place it anew")
+        if weight.data_type not in _FLOAT_TYPES:
+            kind = TensorProto.DataType.Name(weight.data_type)
+            raise GraphError(f"the weight {point.weight!r} is {kind}; expected FLOAT or FLOAT16")
+    known = index.producers.keys() | index.uses.keys()
+    if unknown := [tensor for tensor in placement.tensors if tensor not in known]:
+        raise GraphError(f"{len(unknown)} placed tensors, such as {unknown[0]!r}, are not in this graph; place it anew")
+
+
+def _check_ranges(ranges: Mapping[str, float], placement: Placement) -> None:
+    for tensor in placement.tensors:
+        limit = ranges.get(tensor)
+        if limit is None:
+            raise GraphError(f"there is no range for tensor {tensor!r}; calibrate with this graph's placement")
+        if not (math.isfinite(limit) and limit > 0):
+            raise GraphError(
+                f"the range of tensor {tensor!r} is {limit}; expected a positive number. A tensor that is always zero "
+                "cannot be calibrated: use other frames, or exclude the nodes that read it"
+            )
+
+
+def _quantize_weights(index: GraphIndex, placement: Placement, rewrite: _Rewrite) -> None:
+    done: dict[tuple[str, int], str] = {}
+    for point in placement.weighted:
+        key = (point.weight, point.weight_axis)
+        if key not in done:
+            done[key] = _quantize_weight(index.constants[point.weight], point, rewrite)
+        rewrite.inputs[point.output, 1] = done[key]
+        rewrite.replaced.add(point.weight)
+
+
+def _quantize_weight(tensor: TensorProto, point: WeightedPoint, rewrite: _Rewrite) -> str:
+    weight = numpy_helper.to_array(tensor).astype(np.float32, copy=False)
+    if not np.isfinite(weight).all():
+        raise GraphError(
+            f"the weight {point.weight!r} of {point.node!r} holds NaN or infinity; the float model is broken"
+        )
+    # The integers are made from the scale as stored: in float16 it is rounded.
+    scales = scales_from_weight(weight, point.weight_axis).astype(_FLOAT_TYPES[tensor.data_type])
+    levels = int8_from_weight(weight, scales.astype(np.float32), point.weight_axis)
+    name = point.weight
+    inputs = [
+        rewrite.constant(f"{name}_int8", levels),
+        rewrite.constant(f"{name}_scale", scales),
+        rewrite.zero_point(scales.shape),
+    ]
+    output = rewrite.fresh(f"{name}_dq")
+    rewrite.first.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=point.weight_axis))
+    return output
+
+
+def _activation_nodes(
+    tensor: str,
+    limit: float,
+    dtype: type[np.float32 | np.float16],
+    unsigned: bool,
+    rewrite: _Rewrite,
+) -> tuple[list[NodeProto], str]:
+    """The Q and DQ behind ``tensor``, and the name of what comes out."""
+    num_levels = NUM_UNSIGNED_LEVELS if unsigned else NUM_LEVELS
+    scale = np.asarray(max(limit / num_levels, _SMALLEST_SCALE), dtype)
+    if not np.isfinite(scale):
+        raise GraphError(f"the range {limit:g} of tensor {tensor!r} does not fit into float16; exclude its readers")
+    zero_point = rewrite.zero_point((), np.uint8 if unsigned else np.int8)
+    parameters = [rewrite.constant(f"{tensor}_scale", scale), zero_point]
+    quantized, output = rewrite.fresh(f"{tensor}_q"), rewrite.fresh(f"{tensor}_dq")
+    nodes = [
+        helper.make_node("QuantizeLinear", [tensor, *parameters], [quantized], name=quantized),
+        helper.make_node("DequantizeLinear", [quantized, *parameters], [output], name=output),
+    ]
+    return nodes, output
+
+
+def _rewritten(model: ModelProto, index: GraphIndex, rewrite: _Rewrite) -> ModelProto:
+    """A new model: protobuf frees a message as a whole, so editing in place would keep the float weights alive."""
+    out = ModelProto()
+    for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        if model.HasField(name):
+            setattr(out, name, getattr(model, name))
+    out.opset_import.extend(model.opset_import)
+    out.metadata_props.extend(model.metadata_props)
+    source, target = model.graph, out.graph
+    target.name, target.doc_string = source.name, source.doc_string
+    target.input.extend(source.input)
+    target.output.extend(source.output)
+    target.metadata_props.extend(source.metadata_props)
+    target.node.extend(_rewired_nodes(source.input, index, rewrite))
+    unread = rewrite.replaced - {name for node in target.node for name in node.input} - index.outputs
+    target.value_info.extend(info for info in source.value_info if info.name not in unread)
+    kept = [node for node in target.node if not (node.op_type == "Constant" and node.output[0] in unread)]
+    if len(kept) < len(target.node):
+        del target.node[:]
+        target.node.extend(kept)
+    target.initializer.extend(tensor for tensor in source.initializer if tensor.name not in unread)
+    target.initializer.extend(rewrite.initializers.values())
+    target.sparse_initializer.extend(source.sparse_initializer)
+    return out
+
+
+def _rewired_nodes(inputs: Iterable[ValueInfoProto], index: GraphIndex, rewrite: _Rewrite) -> list[NodeProto]:
+    nodes = list(rewrite.first)
+    for entry in inputs:
+        nodes += rewrite.after.get(entry.name, [])
+    for node in index.nodes:
+        rewired = NodeProto()
+        rewired.CopyFrom(node)
+        for position in range(len(node.input)):
+            rewired.input[position] = rewrite.inputs.get((node.output[0], position), node.input[position])
+        nodes.append(rewired)
+        for output in node.output:
+            nodes += rewrite.after.get(output, [])
+    return nodes

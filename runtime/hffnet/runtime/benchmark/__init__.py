@@ -1,0 +1,1 @@
+"""How fast a bundle is on this machine, and what that figure is worth."""

@@ -1,0 +1,222 @@
+"""Reading a bundle: one ``*.hffnet`` file, every byte of which is accounted for before anything parses it.
+
+The file comes from outside and is treated as hostile: sizes and hashes first, unknown members refused, nothing is
+ever unpacked to disk. What a graph may hold is checked in ``graph``; writing bundles is export's business.
+"""
+
+import hashlib
+import io
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from hffnet.runtime.errors import BundleError, GraphError
+from hffnet.runtime.graph import GraphFacts, facts_from_onnx
+from hffnet.runtime.manifest import FORMAT_VERSION, Graph, Manifest
+
+MANIFEST = "manifest.json"
+VECTOR_FRAMES = "vectors/frames.npy"
+VECTOR_LOGITS = "vectors/logits.npy"
+CALIBRATION = "calibration.json"
+MODEL_CARD = "model_card.md"
+
+_MAX_MANIFEST_BYTES = 4 << 20
+_MAX_MEMBERS = 32
+_MAX_BYTES = 8 << 30
+T = TypeVar("T", bound=np.generic)
+
+
+class Bundle:
+    """A sound bundle: manifest read, every member's size and hash checked, every graph's facts known.
+
+    Attributes:
+        path: the file.
+        manifest: what it says.
+        sha256: of ``manifest.json``, which itself holds the hash of everything else: the model's identity.
+        facts: per graph member, what its ONNX file really holds.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, sha256: str, facts: dict[str, GraphFacts]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.sha256 = sha256
+        self.facts = facts
+
+    def member(self, name: str) -> bytes:
+        """The bytes of one member, hashed again as they are read: the file may have changed since.
+
+        Raises:
+            BundleError: the file changed or there is no such member.
+        """
+        with _opened(self.path) as archive:
+            return _checked_bytes(self.path, archive, self.manifest, name)
+
+    def sha256_of(self, name: str) -> str:
+        """Hash of one member, from the manifest."""
+        return next(member.sha256 for member in self.manifest.members if member.name == name)
+
+    def vectors(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Test vectors: frames (K, size, size) uint8 and the float network's logits (K, ΣC) float32.
+
+        Raises:
+            BundleError: they are not of that form.
+        """
+        frames = _array_from_npy(self.path, VECTOR_FRAMES, self.member(VECTOR_FRAMES), np.uint8, 3)
+        logits = _array_from_npy(self.path, VECTOR_LOGITS, self.member(VECTOR_LOGITS), np.float32, 2)
+        size, columns = self.manifest.preprocess.size, sum(self.manifest.taxonomy.num_classes)
+        if not len(frames) or frames.shape != (len(logits), size, size) or logits.shape[1] != columns:
+            raise BundleError(
+                f"{self.path}: test vectors have shapes {frames.shape} and {logits.shape};"
+                f" expected (K, {size}, {size}) and (K, {columns}) with K ≥ 1"
+            )
+        return frames, logits
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open a bundle and check all of it.
+
+    Raises:
+        BundleError: not a bundle, damaged, changed, made by a newer hffnet, or holding anything it may not.
+    """
+    with _opened(path) as archive:
+        names = _checked_names(path, archive)
+        text = _read(path, archive, MANIFEST, _MAX_MANIFEST_BYTES)
+        manifest = _manifest_from_json(path, text)
+        listed = {member.name for member in manifest.members}
+        if names - {MANIFEST} != listed:
+            extra, missing = sorted(names - {MANIFEST} - listed), sorted(listed - names)
+            raise BundleError(f"{path} does not hold what its manifest lists: extra {extra}, missing {missing}")
+        graphs = {graph.member: graph for graph in manifest.graphs}
+        if needed := {VECTOR_FRAMES, VECTOR_LOGITS, *graphs} - listed:
+            raise BundleError(f"{path} lacks {', '.join(sorted(needed))}: no engine could be run and trusted")
+        facts = dict[str, GraphFacts]()
+        for name in sorted(listed):
+            if name in graphs:
+                facts[name] = _graph_facts(path, graphs[name], _checked_bytes(path, archive, manifest, name))
+            else:
+                _checked_bytes(path, archive, manifest, name)
+    return Bundle(path, manifest, hashlib.sha256(text).hexdigest(), facts)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with path.open("rb") as file:
+            _check_file(path, file)
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, RuntimeError) as error:
+        raise BundleError(f"{path} is not a sound bundle (*.hffnet): {error}; copy or export it again") from error
+
+
+def _check_file(path: Path, file: BinaryIO) -> None:
+    size = path.stat().st_size
+    if size > _MAX_BYTES:
+        raise BundleError(f"{path} has {size} bytes; at most {_MAX_BYTES} are read")
+    if file.read(4) != b"PK\x03\x04":
+        raise BundleError(f"{path} is not a bundle: expected a *.hffnet file written by hffnet export")
+    file.seek(0)
+
+
+def _checked_names(path: Path, archive: zipfile.ZipFile) -> set[str]:
+    members = archive.infolist()
+    if len(members) > _MAX_MEMBERS:
+        raise BundleError(f"{path} has {len(members)} members; a bundle has at most {_MAX_MEMBERS}")
+    for info in members:
+        plain = (
+            info.compress_type == zipfile.ZIP_STORED
+            and info.compress_size == info.file_size
+            and not info.flag_bits & 0x1
+            and not stat.S_ISLNK(info.external_attr >> 16)
+            and not info.is_dir()
+        )
+        if not plain:
+            raise BundleError(f"{path}: member {info.filename!r} is compressed, encrypted, a link or a folder")
+        if info.orig_filename != info.filename or ".." in info.filename or info.filename.startswith("/"):
+            raise BundleError(f"{path}: member name {info.orig_filename!r} is not allowed")
+    names = {info.filename for info in members}
+    if len(names) != len(members):
+        raise BundleError(f"{path} holds two members of one name")
+    if MANIFEST not in names:
+        raise BundleError(f"{path} has no {MANIFEST}: it is not a bundle written by hffnet export")
+    return names
+
+
+def _manifest_from_json(path: Path, text: bytes) -> Manifest:
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"]) or "the document"
+        if place == "format_version":
+            raise BundleError(
+                f"{path} has format_version {first['input']!r}; this hffnet reads {FORMAT_VERSION}: update hffnet"
+            ) from error
+        raise BundleError(f"{path}: {MANIFEST} is refused at {place}: {first['msg']}") from error
+
+
+def _read(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > limit:
+        raise BundleError(f"{path}: {name} has {size} bytes; at most {limit} are allowed")
+    return archive.read(name)
+
+
+def _checked_bytes(path: Path, archive: zipfile.ZipFile, manifest: Manifest, name: str) -> bytes:
+    entry = next((member for member in manifest.members if member.name == name), None)
+    if entry is None:
+        raise BundleError(f"{path} has no member {name!r}")
+    size = archive.getinfo(name).file_size
+    if size != entry.size:
+        raise BundleError(f"{path}: {name} has {size} bytes where the manifest says {entry.size}")
+    content = archive.read(name)
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.sha256:
+        raise BundleError(
+            f"{path}: {name} was changed or damaged: its sha256 is {found[:12]}…, the manifest says"
+            f" {entry.sha256[:12]}…; copy or export the bundle again"
+        )
+    return content
+
+
+def _graph_facts(path: Path, graph: Graph, content: bytes) -> GraphFacts:
+    try:
+        facts = facts_from_onnx(content)
+    except GraphError as error:
+        raise BundleError(f"{path}: {graph.member} is refused: {error}") from error
+    if facts.precision != graph.precision:
+        raise BundleError(f"{path}: {graph.member} is called {graph.precision} but its own types say {facts.precision}")
+    return facts
+
+
+def _array_from_npy(path: Path, name: str, content: bytes, dtype: type[T], ndim: int) -> npt.NDArray[T]:
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, fortran, found = np.lib.format.read_array_header_1_0(stream, max_header_size=10_000)
+    except (ValueError, EOFError) as error:
+        raise BundleError(f"{path}: {name} is not a readable array: {error}") from error
+    # Compared before anything is allocated: a header can claim any shape.
+    expected = prod(shape) * found.itemsize
+    if (
+        version != (1, 0)
+        or found != np.dtype(dtype)
+        or len(shape) != ndim
+        or fortran
+        or expected != len(content) - stream.tell()
+    ):
+        raise BundleError(
+            f"{path}: {name} is {found} of shape {shape} in {len(content) - stream.tell()} bytes;"
+            f" expected {np.dtype(dtype)} with {ndim} axes in C order"
+        )
+    return np.frombuffer(content, dtype=dtype, offset=stream.tell()).reshape(shape)

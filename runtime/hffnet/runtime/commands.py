@@ -1,0 +1,128 @@
+"""The commands that look at a bundle or at single frames: inspect, classify, benchmark.
+
+Thin: each calls plain functions and prints. stdout is the result, stderr is for people.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hffnet.runtime.errors import ExitCode, HffnetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A *.hffnet file.", show_default=False)]
+EngineOption = Annotated[
+    Literal["auto", "openvino", "onnxruntime"], typer.Option("--engine", help="auto takes the fastest that is sound.")
+]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "fp16", "int8"],
+    typer.Option("--precision", help="auto takes int8 where there is one."),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of the engine.", show_default="all")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+SCHEMA_VERSION = 1
+
+
+def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds: class tree, graphs and their true precision, scores, provenance. Needs no engine."""
+    from hffnet.runtime.bundle import open_bundle
+    from hffnet.runtime.inspection import document_from_bundle, tables_from_bundle
+
+    opened = open_bundle(bundle)
+    if as_json:
+        print_json(document_from_bundle(opened))
+    else:
+        print_tables(tables_from_bundle(opened))
+
+
+def classify(
+    bundle: BundleArgument,
+    frames: Annotated[list[Path], typer.Argument(metavar="FRAME…", help="Image files.", show_default=False)],
+    *,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
+    from hffnet.runtime.result import prediction_json
+    from rich.table import Table
+
+    from hffnet.runtime.classifier import Classifier
+
+    documents, failures = list[dict[str, Any]](), 0
+    table = Table("frame", "decision", "confidence", "note")
+    with Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier:
+        for path in frames:
+            try:
+                prediction = classifier.classify(path)
+            except HffnetError as error:
+                failures += 1
+                documents.append({"name": str(path), "error": str(error)})
+                typer.echo(f"hffnet: {error}", err=True)
+                continue
+            documents.append(prediction_json(prediction))
+            decision = prediction.decision
+            table.add_row(
+                str(path),
+                "/".join(prediction.path) or "not classified",
+                " ".join(f"{share:.3f}" for share in decision.confidence) if decision else "-",
+                prediction.not_classified or "",
+            )
+    if as_json:
+        print_json({"command": "classify", "results": documents})
+    elif table.row_count:
+        print_tables([table])
+    if failures:
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def benchmark(
+    bundle: BundleArgument,
+    *,
+    frames: Annotated[
+        Path | None,
+        typer.Option("--frames", help="Folder of image files to time end to end; else the bundle's own test vectors."),
+    ] = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to measure each row.")] = 5.0,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time every engine and precision (or those named) on this machine, interleaved in one run, batch 1."""
+    from hffnet.runtime.benchmark.latency import benchmark_bundle, tables_from_report
+
+    report = benchmark_bundle(
+        bundle,
+        engines=None if engine == "auto" else (engine,),
+        precisions=None if precision == "auto" else (precision,),
+        frames=frames,
+        seconds=seconds,
+        threads=threads,
+    )
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print_tables(tables_from_report(report))
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, allow_nan=False))
+
+
+def print_tables(tables: "list[Table]") -> None:
+    """Tables on stdout, as wide as the terminal or, in a pipe, as wide as they need to be."""
+    from rich.console import Console
+
+    console = Console() if typer.get_text_stream("stdout").isatty() else Console(width=160)
+    for table in tables:
+        console.print(table)

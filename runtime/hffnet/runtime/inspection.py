@@ -1,0 +1,96 @@
+"""What a bundle holds, told from its verified bytes: for people as tables, for programs as one document."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.tree import Tree
+
+from hffnet.runtime.bundle import Bundle
+from hffnet.runtime.taxonomy import Taxonomy
+
+
+def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Manifest, identity and the facts read from each graph."""
+    return {
+        "command": "inspect",
+        "bundle": str(bundle.path),
+        "sha256": bundle.sha256,
+        "manifest": bundle.manifest.model_dump(mode="json"),
+        "graphs": {
+            name: {
+                "precision": facts.precision,
+                "opset": facts.opset,
+                "operators": dict(facts.operators),
+                "parameters": dict(facts.parameters),
+            }
+            for name, facts in bundle.facts.items()
+        },
+    }
+
+
+def tables_from_bundle(bundle: Bundle) -> list[Table]:
+    """Four tables: the model, its graphs as their own types tell them, its scores, its class tree."""
+    return [_model(bundle), _graphs(bundle), _scores(bundle), _classes(bundle.manifest.taxonomy)]
+
+
+def _model(bundle: Bundle) -> Table:
+    manifest, made = bundle.manifest, bundle.manifest.provenance
+    table = Table(title=f"{manifest.name}  {bundle.path}", show_header=False, title_justify="left")
+    network = manifest.network
+    table.add_row("identity", bundle.sha256)
+    table.add_row("network", f"{network.name}, recipe {network.recipe}, {network.num_parameters:,} parameters")
+    spec = manifest.preprocess
+    table.add_row("input", f"{spec.size} × {spec.size}, stretched between quantiles {spec.low} and {spec.high}")
+    held_back = manifest.decode.min_confidence
+    table.add_row(
+        "decision",
+        f"joint path, temperatures {', '.join(f'{t:.3g}' for t in manifest.decode.temperatures)},"
+        f" {'never holds back' if held_back is None else f'holds back below {held_back:.3g}'}",
+    )
+    sizes = manifest.pixel_size_um
+    table.add_row("pixel size", f"{sizes[0]:.4g} to {sizes[1]:.4g} µm" if sizes else "not known")
+    table.add_row("trained", f"{made.num_train_frames} frames, data {made.data_sha256[:12]}…, {made.created_utc}")
+    table.add_row("tools", ", ".join(f"{name} {version}" for name, version in sorted(made.tools.items())))
+    return table
+
+
+def _graphs(bundle: Bundle) -> Table:
+    table = Table(
+        "graph", "precision", "MB", "weights by type", "quantized weights", "Q/DQ", "tolerance", title="graphs"
+    )
+    sizes = {member.name: member.size for member in bundle.manifest.members}
+    for graph in bundle.manifest.graphs:
+        facts = bundle.facts[graph.member]
+        weights = {kind: n for kind, n in facts.parameters.most_common() if kind not in {"int64", "int32"}}
+        table.add_row(
+            graph.member,
+            facts.precision,
+            f"{sizes[graph.member] / 1e6:.1f}",
+            ", ".join(f"{kind} {n:,}" for kind, n in weights.items()),
+            f"{weights.get('int8', 0) / max(sum(weights.values()), 1):.1%}",
+            f"{facts.operators['QuantizeLinear']} / {facts.operators['DequantizeLinear']}",
+            f"{graph.tolerance:.2g}",
+        )
+    return table
+
+
+def _scores(bundle: Bundle) -> Table:
+    levels = [level.name for level in bundle.manifest.taxonomy.levels]
+    table = Table("precision", "frames", "HF1", "FPA", "TICE", *levels, title="scores on held-out frames")
+    for precision, m in bundle.manifest.metrics.items():
+        shares = (m.hf1, m.fpa, m.tice, *m.level_accuracy)
+        table.add_row(precision, str(m.num_frames), *(f"{share:.4f}" for share in shares))
+    return table
+
+
+def _classes(taxonomy: Taxonomy) -> Table:
+    tree = Tree(" › ".join(level.name for level in taxonomy.levels))
+    branches: dict[tuple[str, ...], Tree] = {(): tree}
+    for leaf in range(taxonomy.num_leaves):
+        path = taxonomy.path_of_leaf(leaf)
+        for depth in range(1, len(path) + 1):
+            if path[:depth] not in branches:
+                branches[path[:depth]] = branches[path[: depth - 1]].add(path[depth - 1])
+    table = Table(title="classes", show_header=False)
+    table.add_row(tree)
+    return table
