@@ -37,7 +37,7 @@ from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
 _PAGE = 256
-_BUSY_S = 30.0
+_BUSY_S = 2.0  # within what a stop may take
 _COLUMNS = ", ".join(RECORD_FIELDS)
 _INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
 _SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hffnet.runtime.record import Json, Record
@@ -55,6 +55,13 @@ class CsvSink:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def csv_document(records: Iterable[Record]) -> Iterator[str]:
+    """Header and one line per record."""
+    yield ",".join(COLUMNS)
+    for record in records:
+        yield csv_line(row_from_record(record))
 
 
 def row_from_record(record: Record) -> tuple[Json, ...]:

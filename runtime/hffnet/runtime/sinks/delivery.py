@@ -68,7 +68,7 @@ class Delivery:
                 if not pause_s:
                     _log.warning("sink %s failed (%s); it is tried again", self._sink.name, error)
                 pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a defect in one sink must not reach the others
                 _log.exception("sink %s has a defect; it gets no more records in this run", self._sink.name)
                 break
         self._sink.close()

@@ -80,3 +80,22 @@ class LineFile:
                 f"{self.path} begins with {first[:60]!r}; expected {header[:60]!r}…: it was written by another"
                 " program or version; name another file"
             )
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a whole new file, under a temporary name until it is complete.
+
+    Raises:
+        RecordError: it cannot be written; an older file of that name is left as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}); free space or name another file") from error
+    finally:
+        temporary.unlink(missing_ok=True)
