@@ -65,7 +65,7 @@ def classify(
                 documents.append({"name": str(path), "error": str(error)})
                 typer.echo(f"hffnet: {error}", err=True)
                 continue
-            documents.append(prediction_json(prediction))
+            documents.append(prediction_json(prediction, classifier.bundle.manifest.taxonomy))
             decision = prediction.decision
             table.add_row(
                 str(path),
