@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from hffnet.export.parity import logits_of_deploy_form
 
 from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
 from hffnet.export.bundle_writer import write_bundle
 from hffnet.export.deploy_form import deploy_form
 from hffnet.export.onnx import onnx_from_deploy_form
+from hffnet.export.parity import logits_of_deploy_form
 from hffnet.runtime.decode import DecodeSpec
 from hffnet.runtime.manifest import Graph, Manifest, Network, Provenance
 from hffnet.runtime.preprocess import PreprocessSpec, preprocess

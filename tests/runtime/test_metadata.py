@@ -1,6 +1,5 @@
 """What makers write becomes one Acquisition; what attackers write becomes None."""
 
-import logging
 from dataclasses import fields
 from pathlib import Path
 
@@ -158,7 +157,6 @@ def test_values_are_short_and_printable() -> None:
     ).map(b"".join)
 )
 def test_hostile_text_never_raises(code: int, text: bytes) -> None:
-    logging.getLogger("hffnet.runtime.metadata").setLevel(logging.CRITICAL)
     for described in (
         described_from_tags({code: text}, (600, 800), "a"),
         described_from_sidecar(text, (600, 800), "a"),
