@@ -92,7 +92,7 @@ def check_parity(
         raise ParityError(
             f"{what}: logits differ by {error:.2e} of the largest on {report.num_frames} frames (cosine"
             f" {report.cosine:.6f}, {report.num_flips} decisions changed); at most {tolerance:.0e} is accepted."
-            " Nothing was written; please report it with this model's config.json"
+            " The candidate must not be used; please report it with this model's config.json"
         )
     return report
 
