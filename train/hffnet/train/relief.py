@@ -77,17 +77,21 @@ def noise(rng: np.random.Generator, canvas: Canvas, largest: float, smallest: fl
         smallest: size of the finest bumps, pixels.
         rough: amplitude of each octave over that of the coarser one; 0.5 is like a natural fracture.
     """
-    total = np.zeros((canvas.height, canvas.width), dtype=np.float32)
-    cell, amplitude, power = max(largest, smallest), 1.0, 0.0
-    while cell >= smallest:
-        rows, columns = math.ceil(canvas.height / cell) + 4, math.ceil(canvas.width / cell) + 4
-        grid = rng.standard_normal((rows, columns), dtype=np.float32)
-        top, left = (int(cell * v) for v in rng.uniform(1.0, 2.0, 2))
-        whole = cv2.resize(grid, (math.ceil(columns * cell), math.ceil(rows * cell)), interpolation=cv2.INTER_CUBIC)
-        total += np.float32(amplitude) * whole[top : top + canvas.height, left : left + canvas.width]
+    cell, amplitude, power = max(largest, smallest), 1.0, 1.0
+    rows, columns = math.ceil(canvas.height / cell) + 1, math.ceil(canvas.width / cell) + 1
+    total = rng.standard_normal((rows, columns), dtype=np.float32)
+    # Each octave is added on its own grid: only the last enlargement touches as many pixels as the canvas has.
+    while cell / 2 >= smallest:
+        cell, amplitude, rows, columns = cell / 2, amplitude * rough, rows * 2, columns * 2
+        total = np.asarray(cv2.resize(total, (columns, rows), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+        total += np.float32(amplitude) * rng.standard_normal(total.shape, dtype=np.float32)
         power += amplitude**2
-        cell, amplitude = cell / 2, amplitude * rough
-    return total * np.float32(1.3 / math.sqrt(power))
+    needed_rows, needed_columns = math.ceil(canvas.height / cell), math.ceil(canvas.width / cell)
+    top, left = rng.integers(0, rows - needed_rows + 1), rng.integers(0, columns - needed_columns + 1)
+    part = total[top : top + needed_rows, left : left + needed_columns]
+    size = (math.ceil(needed_columns * cell), math.ceil(needed_rows * cell))
+    whole = cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)[: canvas.height, : canvas.width]
+    return np.asarray(whole * np.float32(1.15 / math.sqrt(power)), dtype=np.float32)
 
 
 def cells(rng: np.random.Generator, canvas: Canvas, spacing: float, *, wavy: float = 0.0) -> Labels:

@@ -37,7 +37,7 @@ def record(seen: Field, canvas: Canvas, rng: np.random.Generator) -> Field:
     """The recorded picture, (H, W) float32 in 0..1.
 
     Brightness and contrast are set by an operator who looks at the picture, so the mean grey says nothing of the
-    class: the signal is first brought to zero mean and unit deviation, then to drawn ones.
+    class: the signal is first brought to zero mean and unit deviation, then to drawn ones, with a drawn gamma.
     """
     seen = _jitter(_blur(seen, rng), rng)
     low, high = np.quantile(seen[::3, ::3], [0.005, 0.995]).astype(np.float32)
@@ -45,8 +45,8 @@ def record(seen: Field, canvas: Canvas, rng: np.random.Generator) -> Field:
     seen = (seen - seen.mean()) / np.float32(max(float(seen.std()), 1e-6))
     seen += _charging(seen, canvas, rng) + _drift(canvas, rng)
     grey = np.float32(rng.uniform(0.3, 0.6)) + np.float32(rng.uniform(0.08, 0.17)) * seen
-    electrons = np.exp(rng.uniform(math.log(25), math.log(400)))
-    counts = rng.poisson(np.clip(grey, 0.01, 1.2) * electrons)
+    electrons, gamma = math.exp(rng.uniform(math.log(25), math.log(400))), math.exp(rng.uniform(-0.45, 0.45))
+    counts = rng.poisson(np.clip(grey, 0.01, 1.2) ** np.float32(gamma) * electrons)
     return np.asarray(np.clip(counts / electrons, 0, 1), dtype=np.float32)
 
 

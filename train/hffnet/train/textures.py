@@ -36,7 +36,7 @@ def fatigue(canvas: Canvas, rng: np.random.Generator) -> Surface:
 
     Their spacing grows with the crack; secondary cracks open along single striations.
     """
-    spacing = canvas.px(rng.uniform(0.7, 1.5))
+    spacing = canvas.px(rng.uniform(1.1, 2.2))
     labels = cells(rng, canvas, canvas.px(rng.uniform(12.0, 25.0)), wavy=0.12)
     y, x = canvas.grid()
     angle = np.float32(rng.uniform(0, 2 * math.pi)) + np.float32(0.18) * per_cell(rng, labels)
@@ -151,7 +151,7 @@ def thermal_cycling(canvas: Canvas, rng: np.random.Generator) -> Surface:
     half_widths *= np.clip(1 + np.float32(0.4) * noise(rng, canvas, tile, tile * 0.2), 0.4, 2)
     distance = distance_in_widths(half_widths)
     crack, lip = inside(distance), np.exp(-(((distance - 1.9) / 0.8) ** 2)).astype(np.float32)
-    height = np.float32(rng.uniform(0.3, 0.9)) * noise(rng, canvas, tile * 0.12, 2.0, 0.8)
+    height = np.float32(rng.uniform(0.25, 0.6)) * noise(rng, canvas, tile * 0.12, 2.0, 0.8)
     height += np.float32(tile * 0.05) * noise(rng, canvas, tile * 2, tile * 0.5)
     height += np.float32(thick * rng.uniform(0.2, 1.0)) * lip - np.float32(thick * 1.5) * crack
     filled = np.float32(rng.uniform(0.3, 0.75)) * crack * (1 + np.float32(0.3) * noise(rng, canvas, tile * 0.15, 2.0))
