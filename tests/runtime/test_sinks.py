@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
@@ -169,8 +170,6 @@ def test_a_sink_with_a_defect_ends_alone_and_is_told(store: RecordStore, caplog:
 def test_a_full_disk_leaves_the_file_as_it_was(
     store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hffnet.runtime.sinks import line_file
-
     path = tmp_path / "a.jsonl"
     sink = JsonlSink(path)
     add(store, 1, 2)
@@ -180,7 +179,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(line_file.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             sink.deliver([store.get(2)])
     assert seqs(path) == [1]

@@ -209,7 +209,7 @@ def test_a_locked_file_is_retried_and_then_offered_with_the_reason(
     watched = Watched(folder, patience_s=5)
     write(folder / "a.tif")
     with monkeypatch.context() as patch:
-        patch.setattr(watch_folder.os, "open", refuse)
+        patch.setattr(os, "open", refuse)
         assert watched.until_quiet() == []
         (item,) = watched.look(after_s=6)
     assert item.problem == "locked or not permitted: Permission denied"
