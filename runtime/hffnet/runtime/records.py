@@ -168,7 +168,7 @@ class RecordStore:
             for row in page:
                 reason = _why_broken(row, num_rows + 1, head)
                 if reason:
-                    return VerifyReport(num_rows=num_rows, head=head, broken_seq=int(row["seq"]), reason=reason)
+                    return VerifyReport(num_rows=num_rows, head=head, broken_seq=num_rows + 1, reason=reason)
                 num_rows, head = num_rows + 1, str(row["hash"])
             after = int(page[-1]["seq"])
         with self._read_lock:
