@@ -83,7 +83,7 @@ def test_bar_and_metadata_say_nothing_of_the_class(folder: Path) -> None:
         own = Settings(
             pixel_size_um=said["Scan"]["PixelWidth"] * 1e6,
             high_voltage_kv=said["Beam"]["HV"] / 1000,
-            working_distance_mm=said["Stage"]["WorkingDistance"] * 1000,
+            working_distance_mm=round(said["Stage"]["WorkingDistance"] * 1000, 2),
             dwell_us=said["Scan"]["Dwelltime"] * 1e6,
             number=1,
         )

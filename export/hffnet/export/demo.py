@@ -13,13 +13,13 @@ import typer
 from hffnet.runtime.commands import JsonOption, print_json, print_tables
 
 if TYPE_CHECKING:
-    from hffnet.runtime.pipeline import RunSummary
     from rich.console import Console
     from rich.table import Table
 
     from hffnet.runtime.bundle import Bundle
     from hffnet.runtime.dataset import Dataset
     from hffnet.runtime.manifest import Metrics
+    from hffnet.runtime.pipeline import RunSummary
 
 _ARRIVAL_S = 0.15
 _IDLE_EXIT_S = 3.0
@@ -72,7 +72,7 @@ def demo(
     frames_per_class: Annotated[
         int, typer.Option(min=12, help="Labelled frames to draw of each of six classes.")
     ] = 110,
-    unseen_per_class: Annotated[int, typer.Option(min=1, help="Frames of each class that arrive live.")] = 8,
+    unseen_per_class: Annotated[int, typer.Option(min=1, help="Frames of each class that arrive live.")] = 12,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the nano recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing and the training.")] = 0,
     as_json: JsonOption = False,
@@ -151,11 +151,11 @@ def _export(places: _Places, data: "Dataset") -> "Bundle":
 
 
 def _run(places: _Places) -> "RunSummary":
+    from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.pipeline import run_pipeline
     from hffnet.runtime.records import RecordStore
+    from hffnet.runtime.run_command import settings_of_run
     from hffnet.runtime.sinks.csv_sink import CsvSink
-
-    from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.sources import open_source
 
     places.watched.mkdir()
@@ -167,7 +167,12 @@ def _run(places: _Places) -> "RunSummary":
             source = open_source(str(places.watched), idle_exit_s=_IDLE_EXIT_S)
             copier.start()
             return run_pipeline(
-                source, classifier, store, [CsvSink(places.decisions)], settings_sha256="0" * 64, stop=stop
+                source,
+                classifier,
+                store,
+                [CsvSink(places.decisions)],
+                settings_sha256=settings_of_run("auto", "auto"),
+                stop=stop,
             )
     finally:
         done.set()
@@ -183,10 +188,9 @@ def _copy_in(places: _Places, done: Event) -> None:
 
 
 def _score_of_records(places: _Places, bundle: "Bundle") -> "Metrics":
-    from hffnet.runtime.records import RecordStore
-
     from hffnet.runtime.errors import GateError
     from hffnet.runtime.metrics import metrics_from_paths
+    from hffnet.runtime.records import RecordStore
 
     tree = bundle.manifest.taxonomy
     path_of = {tree.path_of_leaf(leaf)[-1]: tree.path_of_leaf(leaf) for leaf in range(tree.num_leaves)}
@@ -199,7 +203,7 @@ def _score_of_records(places: _Places, bundle: "Bundle") -> "Metrics":
     if sorted(record.name for record in records) != expected:
         raise GateError(f"{len(records)} records for {len(expected)} frames; expected each frame exactly once")
     truths = [path_of[record.name.split(".")[0]] for record in records]
-    return metrics_from_paths(truths, [record.answer for record in records], tree)
+    return metrics_from_paths(truths, [tuple(record.answer) for record in records], tree)
 
 
 def _scores(bundle: "Bundle", live: "Metrics") -> "Table":

@@ -49,10 +49,10 @@ def classify(
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
-    from hffnet.runtime.result import prediction_json
     from rich.table import Table
 
     from hffnet.runtime.classifier import Classifier
+    from hffnet.runtime.result import prediction_json
 
     documents, failures = list[dict[str, Any]](), 0
     table = Table("frame", "decision", "confidence", "note")
@@ -65,7 +65,7 @@ def classify(
                 documents.append({"name": str(path), "error": str(error)})
                 typer.echo(f"hffnet: {error}", err=True)
                 continue
-            documents.append(prediction_json(prediction))
+            documents.append(prediction_json(prediction, classifier.bundle.manifest.taxonomy))
             decision = prediction.decision
             table.add_row(
                 str(path),

@@ -42,6 +42,14 @@ class Canvas:
         """A length on the specimen in pixels, never below two: finer texture cannot be resolved."""
         return max(length_um / self.pixel_size_um, 2.0)
 
+    def window(self, cy: float, cx: float, far: float) -> tuple[tuple[slice, slice], Field, Field]:
+        """The pixels within ``far`` of a point, in each direction, and their y (n, 1) and x (1, m) from that point."""
+        rows = slice(max(int(cy - far), 0), min(max(int(cy + far) + 1, 0), self.height))
+        columns = slice(max(int(cx - far), 0), min(max(int(cx + far) + 1, 0), self.width))
+        y = np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(cy)
+        x = np.arange(columns.start, columns.stop, dtype=np.float32) - np.float32(cx)
+        return (rows, columns), y[:, None], x[None, :]
+
     def grid(self) -> tuple[Field, Field]:
         """Pixel coordinates y, x from the centre, each (H, W)."""
         y, x = np.indices((self.height, self.width), dtype=np.float32)
@@ -65,20 +73,25 @@ def noise(rng: np.random.Generator, canvas: Canvas, largest: float, smallest: fl
     Args:
         rng: where the numbers come from.
         canvas: size of the result.
-        largest, smallest: size of the coarsest and the finest bumps, pixels.
+        largest: size of the coarsest bumps, pixels.
+        smallest: size of the finest bumps, pixels.
         rough: amplitude of each octave over that of the coarser one; 0.5 is like a natural fracture.
     """
-    total = np.zeros((canvas.height, canvas.width), dtype=np.float32)
-    cell, amplitude, power = max(largest, smallest), 1.0, 0.0
-    while cell >= smallest:
-        rows, columns = math.ceil(canvas.height / cell) + 4, math.ceil(canvas.width / cell) + 4
-        grid = rng.standard_normal((rows, columns), dtype=np.float32)
-        top, left = (int(cell * v) for v in rng.uniform(1.0, 2.0, 2))
-        whole = cv2.resize(grid, (math.ceil(columns * cell), math.ceil(rows * cell)), interpolation=cv2.INTER_CUBIC)
-        total += np.float32(amplitude) * whole[top : top + canvas.height, left : left + canvas.width]
+    cell, amplitude, power = max(largest, smallest), 1.0, 1.0
+    rows, columns = math.ceil(canvas.height / cell) + 1, math.ceil(canvas.width / cell) + 1
+    total = rng.standard_normal((rows, columns), dtype=np.float32)
+    # Each octave is added on its own grid: only the last enlargement touches as many pixels as the canvas has.
+    while cell / 2 >= smallest:
+        cell, amplitude, rows, columns = cell / 2, amplitude * rough, rows * 2, columns * 2
+        total = np.asarray(cv2.resize(total, (columns, rows), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
+        total += np.float32(amplitude) * rng.standard_normal(total.shape, dtype=np.float32)
         power += amplitude**2
-        cell, amplitude = cell / 2, amplitude * rough
-    return total * np.float32(1.3 / math.sqrt(power))
+    needed_rows, needed_columns = math.ceil(canvas.height / cell), math.ceil(canvas.width / cell)
+    top, left = rng.integers(0, rows - needed_rows + 1), rng.integers(0, columns - needed_columns + 1)
+    part = total[top : top + needed_rows, left : left + needed_columns]
+    size = (math.ceil(needed_columns * cell), math.ceil(needed_rows * cell))
+    whole = cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)[: canvas.height, : canvas.width]
+    return np.asarray(whole * np.float32(1.15 / math.sqrt(power)), dtype=np.float32)
 
 
 def cells(rng: np.random.Generator, canvas: Canvas, spacing: float, *, wavy: float = 0.0) -> Labels:
@@ -112,12 +125,17 @@ def per_cell(rng: np.random.Generator, labels: Labels) -> Field:
     return rng.standard_normal(int(labels.max()) + 1, dtype=np.float32)[labels]
 
 
+def mean_per_cell(labels: Labels, field: Field) -> Field:
+    """The mean of ``field`` over each cell, one value per label (index 0 stands for no cell)."""
+    counts = np.maximum(np.bincount(labels.ravel()), 1)
+    return np.asarray(np.bincount(labels.ravel(), field.ravel()) / counts, dtype=np.float32)
+
+
 def facets(rng: np.random.Generator, canvas: Canvas, labels: Labels, slope: float, step: float) -> Field:
     """Height of cells that are planes: each tilted by about ``slope`` and raised by about ``step`` pixels."""
     y, x = canvas.grid()
-    counts = np.maximum(np.bincount(labels.ravel()), 1)
-    y -= (np.bincount(labels.ravel(), y.ravel()) / counts).astype(np.float32)[labels]
-    x -= (np.bincount(labels.ravel(), x.ravel()) / counts).astype(np.float32)[labels]
+    y -= mean_per_cell(labels, y)[labels]
+    x -= mean_per_cell(labels, x)[labels]
     tilt = np.float32(slope)
     return tilt * (per_cell(rng, labels) * y + per_cell(rng, labels) * x) + np.float32(step) * per_cell(rng, labels)
 
@@ -150,9 +168,9 @@ def distance_in_widths(half_widths: Field) -> Field:
     distance, nearest = cv2.distanceTransformWithLabels(ground, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     width_of = np.ones(int(nearest.max()) + 1, dtype=np.float32)
     width_of[nearest[line]] = half_widths[line]
-    return np.asarray(distance, dtype=np.float32) / width_of[nearest]
+    return np.asarray(distance / width_of[nearest], dtype=np.float32)
 
 
 def inside(distance: Field) -> Field:
     """1 on a crack's centre line, 0 outside, with a soft wall."""
-    return np.clip(np.float32(1.25) - distance, 0, 1)
+    return np.asarray(np.clip(np.float32(1.25) - distance, 0, 1), dtype=np.float32)

@@ -30,14 +30,14 @@ def signal(surface: Surface, rng: np.random.Generator) -> Field:
     for sigma, weight in ((1.5, 0.35), (5.0, 0.3), (18.0, 0.25)):
         above = (height - smooth(height, sigma)) / np.float32(sigma)
         yielded += np.float32(weight * rng.uniform(0.5, 1.2)) * np.tanh(2 * above)
-    return np.maximum(surface.emission * yielded, 0)
+    return np.asarray(np.maximum(surface.emission * yielded, 0), dtype=np.float32)
 
 
 def record(seen: Field, canvas: Canvas, rng: np.random.Generator) -> Field:
     """The recorded picture, (H, W) float32 in 0..1.
 
     Brightness and contrast are set by an operator who looks at the picture, so the mean grey says nothing of the
-    class: the signal is first brought to zero mean and unit deviation, then to drawn ones.
+    class: the signal is first brought to zero mean and unit deviation, then to drawn ones, with a drawn gamma.
     """
     seen = _jitter(_blur(seen, rng), rng)
     low, high = np.quantile(seen[::3, ::3], [0.005, 0.995]).astype(np.float32)
@@ -45,9 +45,9 @@ def record(seen: Field, canvas: Canvas, rng: np.random.Generator) -> Field:
     seen = (seen - seen.mean()) / np.float32(max(float(seen.std()), 1e-6))
     seen += _charging(seen, canvas, rng) + _drift(canvas, rng)
     grey = np.float32(rng.uniform(0.3, 0.6)) + np.float32(rng.uniform(0.08, 0.17)) * seen
-    electrons = np.exp(rng.uniform(math.log(25), math.log(400)))
-    counts = rng.poisson(np.clip(grey, 0.01, 1.2) * electrons)
-    return np.clip(counts.astype(np.float32) / np.float32(electrons), 0, 1)
+    electrons, gamma = math.exp(rng.uniform(math.log(25), math.log(400))), math.exp(rng.uniform(-0.45, 0.45))
+    counts = rng.poisson(np.clip(grey, 0.01, 1.2) ** np.float32(gamma) * electrons)
+    return np.asarray(np.clip(counts / electrons, 0, 1), dtype=np.float32)
 
 
 def _blur(seen: Field, rng: np.random.Generator) -> Field:
@@ -78,9 +78,8 @@ def _charging(seen: Field, canvas: Canvas, rng: np.random.Generator) -> Field:
     trail = cv2.filter2D(bright, cv2.CV_32F, kernel, anchor=(2 * tail, 0), borderType=cv2.BORDER_REPLICATE)
     charge = np.float32(rng.choice([-1.5, 0.0, 1.5]) * rng.uniform(0, 1)) * trail
     flashes = (rng.random(canvas.height) < rng.uniform(0, 0.02)) * rng.normal(0, 0.6, canvas.height)
-    flashes = np.convolve(flashes, [0.5, 1.0, 0.5], mode="same").astype(np.float32)[:, None]
-    starts = rng.integers(0, canvas.width)
-    charge[:, starts:] += flashes
+    flashes = np.convolve(flashes, [0.5, 1.0, 0.5], mode="same")
+    charge[:, rng.integers(0, canvas.width) :] += flashes.astype(np.float32)[:, None]
     if rng.random() < 0.3:
         y, x = canvas.grid()
         cy, cx = rng.uniform(-0.5, 0.5, 2) * (canvas.height, canvas.width)
@@ -95,4 +94,5 @@ def _drift(canvas: Canvas, rng: np.random.Generator) -> Field:
     slope_y, slope_x = rng.normal(0, 0.35, 2)
     shade = np.float32(slope_y * 2 / canvas.height) * y + np.float32(slope_x * 2 / canvas.width) * x
     walk = np.cumsum(rng.normal(0, rng.uniform(0, 0.02), canvas.height)).astype(np.float32)
-    return shade + (walk - walk.mean())[:, None] + np.float32(0.08) * noise(rng, canvas, canvas.width / 3, 60.0)
+    spots = np.float32(0.08) * noise(rng, canvas, canvas.width / 3, canvas.width / 9)
+    return np.asarray(shade + (walk - walk.mean())[:, None] + spots, dtype=np.float32)

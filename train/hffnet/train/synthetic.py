@@ -45,7 +45,8 @@ def draw_frame(
     Args:
         leaf: a class of the last level of :func:`six_class_taxonomy`.
         rng: everything random comes from here; equal states draw equal pictures.
-        height, width: pixels, at least 64 each.
+        height: rows, at least 64.
+        width: columns, at least 64.
         pixel_size_um: micrometres per pixel; drawn from ``PIXEL_SIZES_UM`` when None.
 
     Raises:

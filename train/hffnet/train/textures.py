@@ -14,6 +14,7 @@ import numpy as np
 from hffnet.train.relief import (
     Canvas,
     Field,
+    Labels,
     Surface,
     boundaries,
     cells,
@@ -21,6 +22,7 @@ from hffnet.train.relief import (
     distance_to,
     facets,
     inside,
+    mean_per_cell,
     noise,
     per_cell,
     smooth,
@@ -34,8 +36,8 @@ def fatigue(canvas: Canvas, rng: np.random.Generator) -> Surface:
 
     Their spacing grows with the crack; secondary cracks open along single striations.
     """
-    spacing = canvas.px(rng.uniform(0.7, 1.5))
-    labels = cells(rng, canvas, canvas.px(rng.uniform(12.0, 25.0)), wavy=0.25)
+    spacing = canvas.px(rng.uniform(1.1, 2.2))
+    labels = cells(rng, canvas, canvas.px(rng.uniform(12.0, 25.0)), wavy=0.12)
     y, x = canvas.grid()
     angle = np.float32(rng.uniform(0, 2 * math.pi)) + np.float32(0.18) * per_cell(rng, labels)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -47,9 +49,9 @@ def fatigue(canvas: Canvas, rng: np.random.Generator) -> Surface:
     part = cycle - np.floor(cycle)
     ridge = np.abs(np.sin(np.float32(math.pi) * part)) ** np.float32(rng.uniform(0.6, 1.2))
     strength = np.clip(1 + np.float32(0.35) * noise(rng, canvas, spacing * 10, spacing * 2), 0.3, 2)
-    height = np.float32(spacing * rng.uniform(0.25, 0.45)) * ridge * strength
-    height += smooth(facets(rng, canvas, labels, rng.uniform(0.03, 0.12), spacing * 0.8), 1.5)
-    height += np.float32(spacing * 0.4) * noise(rng, canvas, spacing * 8, 2.0)
+    height = np.float32(spacing * rng.uniform(0.35, 0.6)) * ridge * strength
+    height += smooth(facets(rng, canvas, labels, rng.uniform(0.03, 0.12), spacing * 0.5), 1.5)
+    height += np.float32(spacing * 0.3) * noise(rng, canvas, spacing * 8, 2.0)
     opened = noise(rng, canvas, spacing * 5, spacing) > np.float32(rng.uniform(1.0, 1.8))
     crack = smooth(((np.abs(part - 0.5) > 0.36) & opened).astype(np.float32), 0.8)
     return Surface(height=height - np.float32(spacing * 0.5) * crack, emission=1 - np.float32(0.7) * crack)
@@ -61,32 +63,27 @@ def ductile_dimples(canvas: Canvas, rng: np.random.Generator) -> Surface:
     Cups are paraboloids and the surface is their lower envelope, so that ridges lie where two voids of different size
     met (a power diagram). Under shear all are drawn out in one direction.
     """
-    radius = canvas.px(rng.uniform(1.0, 2.2))
-    stretch, angle = rng.uniform(1.0, 1.9), rng.uniform(0, math.pi)
-    num_cups = int(canvas.height * canvas.width / (radius**2 * 1.5)) + 8
-    radii = np.sort(radius * np.exp(rng.normal(0.0, 0.38, num_cups)).clip(0.45, 2.4))[::-1]
+    radius, depth = canvas.px(rng.uniform(1.0, 2.2)), rng.uniform(0.5, 0.9)
+    stretch, angle = rng.uniform(1.0, 1.8), rng.uniform(0, math.pi)
+    num_cups = int(canvas.height * canvas.width / (radius**2 * 1.7)) + 8
+    radii = radius * np.exp(rng.normal(0.0, 0.42, num_cups)).clip(0.4, 2.6)
     centres = rng.uniform(-radius, [canvas.height + radius, canvas.width + radius], (num_cups, 2))
-    with_inclusion = rng.random(num_cups) < rng.uniform(0.02, 0.2)
-    depth = rng.uniform(0.5, 0.9)
-    height = np.full((canvas.height, canvas.width), radius, dtype=np.float32)
+    cups = [(float(y), float(x), float(r)) for (y, x), r in zip(centres, radii, strict=True)]
+    height = np.full((canvas.height, canvas.width), 0.2 * radius, dtype=np.float32)
     emission = np.ones_like(height)
     cosine, sine = math.cos(angle), math.sin(angle)
-    brighter = rng.choice([-0.25, 0.35])
-    for (cy, cx), r, inclusion in zip(centres, radii, with_inclusion, strict=True):
-        far = r * 2.2 * stretch
-        top, bottom = max(int(cy - far), 0), min(int(cy + far) + 1, canvas.height)
-        left, right = max(int(cx - far), 0), min(int(cx + far) + 1, canvas.width)
-        if top >= bottom or left >= right:
-            continue
-        y = (np.arange(top, bottom, dtype=np.float32) - np.float32(cy))[:, None]
-        x = (np.arange(left, right, dtype=np.float32) - np.float32(cx))[None, :]
+    for cy, cx, r in cups:
+        window, y, x = canvas.window(cy, cx, r * stretch * 1.8)
         square = ((x * cosine + y * sine) / (r * stretch)) ** 2 + ((y * cosine - x * sine) / r) ** 2
-        window = np.s_[top:bottom, left:right]
-        np.minimum(height[window], np.float32(depth * r) * (square - 1), out=height[window])
-        if inclusion:
-            ball = 1 - (x**2 + y**2) / np.float32((0.36 * r) ** 2)
-            height[window] += np.float32(0.5 * r) * np.sqrt(np.maximum(ball, 0))
-            emission[window] += np.float32(brighter) * (ball > 0)
+        np.minimum(height[window], (depth * r) * (square - 1), out=height[window])
+    shade = np.float32(rng.choice([-0.25, 0.0, 0.3]))
+    for cy, cx, r in cups[: int(num_cups * rng.uniform(0.0, 0.2))]:
+        window, y, x = canvas.window(cy, cx, 0.4 * r)
+        if height[window].size == 0 or height[window].min() < -1.1 * depth * r:
+            continue  # a deeper void has swallowed the bottom of this one
+        ball = 1 - (x**2 + y**2) / (rng.uniform(0.2, 0.38) * r) ** 2
+        height[window] += (0.5 * r) * np.sqrt(np.maximum(ball, 0))
+        emission[window] += shade * (ball > 0)
     height += np.float32(radius * 0.05) * noise(rng, canvas, radius, 2.0)
     height += np.float32(radius * 0.6) * noise(rng, canvas, radius * 12, radius * 4)
     return Surface(height=height, emission=emission)
@@ -101,30 +98,7 @@ def stress_corrosion(canvas: Canvas, rng: np.random.Generator) -> Surface:
     grain = canvas.px(rng.uniform(4.0, 7.5))
     labels = cells(rng, canvas, grain, wavy=0.035)
     edge = boundaries(labels)
-    y, x = canvas.grid()
-    angle = rng.uniform(0, math.pi)
-    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    counts = np.maximum(np.bincount(labels.ravel()), 1)
-
-    def at_grain(field: Field) -> Field:
-        return (np.bincount(labels.ravel(), field.ravel()) / counts).astype(np.float32)[labels]
-
-    main = at_grain(
-        across + np.float32(grain) * noise(rng, canvas, grain * 4, grain) + np.float32(rng.normal(0, grain))
-    )
-    half_widths = np.where(boundaries((main > 0).astype(np.int32)), np.float32(grain * rng.uniform(0.05, 0.1)), 0)
-    span = min(canvas.height, canvas.width) * 0.5
-    for _ in range(int(rng.integers(3, 8))):
-        side, turn = rng.choice([-1, 1]), rng.uniform(0.4, 1.3) * rng.choice([-1, 1])
-        offset = rng.uniform(-0.5, 0.5) * canvas.width
-        branch = (along - offset) * math.sin(turn) - across * math.cos(turn)
-        branch = at_grain(branch + np.float32(grain * 0.9) * noise(rng, canvas, grain * 4, grain))
-        length = rng.uniform(0.5, 1.2) * span
-        taper = np.clip(1 - np.abs(across) / length, 0, 1) * np.float32(grain * rng.uniform(0.03, 0.075))
-        line = boundaries((branch > 0).astype(np.int32)) & (main * side > 0) & edge
-        half_widths = np.maximum(half_widths, np.where(line, taper, 0))
-    half_widths = np.where(half_widths > 0.35, np.maximum(half_widths, 0.8), 0).astype(np.float32)
-    crack = inside(distance_in_widths(half_widths))
+    crack = inside(distance_in_widths(_branching_line(rng, canvas, labels, grain)))
     height = smooth(facets(rng, canvas, labels, rng.uniform(0.05, 0.3), grain * 0.05), 0.8)
     height -= np.float32(rng.uniform(0.5, 2.0)) * inside(distance_to(edge) / np.float32(1.5))
     height += np.float32(0.25) * noise(rng, canvas, grain * 0.3, 2.0, 0.7)
@@ -132,6 +106,26 @@ def stress_corrosion(canvas: Canvas, rng: np.random.Generator) -> Surface:
     product = noise(rng, canvas, grain * 0.15, 2.0, 0.7) > np.float32(rng.uniform(2.0, 2.8))
     height += smooth(product.astype(np.float32) * 3, 1.0)
     return Surface(height=height - np.float32(grain * 0.12) * crack, emission=emission * (1 - np.float32(0.8) * crack))
+
+
+def _branching_line(rng: np.random.Generator, canvas: Canvas, labels: Labels, grain: float) -> Field:
+    """Half width of a branching crack along grain boundaries on its centre line, 0 elsewhere, (H, W)."""
+    y, x = canvas.grid()
+    angle = rng.uniform(0, math.pi)
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    grain_along, grain_across = mean_per_cell(labels, along), mean_per_cell(labels, across)
+    bend = grain * 1.2 * noise(rng, canvas, grain * 5, grain * 1.5)
+    side = (grain_across + mean_per_cell(labels, bend) + np.float32(rng.normal(0, grain * 0.5)) > 0)[labels]
+    wide = np.float32(grain * rng.uniform(0.06, 0.11))
+    half_widths = np.where(boundaries(side.astype(np.int32)), wide, 0).astype(np.float32)
+    for _ in range(int(rng.integers(4, 11))):
+        turn, offset = rng.uniform(0.4, 1.3) * rng.choice([-1.0, 1.0]), rng.uniform(-0.55, 0.55) * canvas.width
+        wander = rng.normal(0, grain * 0.35, grain_along.shape)
+        branch = (grain_along - offset) * math.sin(turn) - grain_across * math.cos(turn) + wander
+        line = boundaries((branch > 0).astype(np.int32)[labels]) & (side == (rng.random() < 0.5))
+        taper = np.clip(1 - np.abs(across) / np.float32(rng.uniform(2.0, 6.0) * grain), 0, 1)
+        np.maximum(half_widths, np.where(line, wide * np.float32(0.8) * taper, 0), out=half_widths)
+    return np.where(half_widths > 0.3, np.maximum(half_widths, 0.8), 0).astype(np.float32)
 
 
 def thermal_cycling(canvas: Canvas, rng: np.random.Generator) -> Surface:
@@ -157,11 +151,11 @@ def thermal_cycling(canvas: Canvas, rng: np.random.Generator) -> Surface:
     half_widths *= np.clip(1 + np.float32(0.4) * noise(rng, canvas, tile, tile * 0.2), 0.4, 2)
     distance = distance_in_widths(half_widths)
     crack, lip = inside(distance), np.exp(-(((distance - 1.9) / 0.8) ** 2)).astype(np.float32)
-    height = np.float32(rng.uniform(0.3, 0.9)) * noise(rng, canvas, tile * 0.12, 2.0, 0.8)
+    height = np.float32(rng.uniform(0.25, 0.6)) * noise(rng, canvas, tile * 0.12, 2.0, 0.8)
     height += np.float32(tile * 0.05) * noise(rng, canvas, tile * 2, tile * 0.5)
-    height += np.float32(thick * rng.uniform(0.5, 1.6)) * lip - np.float32(thick * 1.5) * crack
+    height += np.float32(thick * rng.uniform(0.2, 1.0)) * lip - np.float32(thick * 1.5) * crack
     filled = np.float32(rng.uniform(0.3, 0.75)) * crack * (1 + np.float32(0.3) * noise(rng, canvas, tile * 0.15, 2.0))
-    return Surface(height=height, emission=1 - filled + np.float32(rng.uniform(0.0, 0.25)) * lip)
+    return Surface(height=height, emission=1 - filled + np.float32(rng.uniform(0.0, 0.15)) * lip)
 
 
 def _divide(
@@ -193,22 +187,20 @@ def oxide_spalling(canvas: Canvas, rng: np.random.Generator) -> Surface:
     The scale breaks along fragment boundaries; whole fragments are gone where a slow field (bonding) is low. It is
     made of small crystals; the metal shows fine grooves of its old finish.
     """
-    fragment = canvas.px(rng.uniform(1.8, 3.5))
+    fragment = canvas.px(rng.uniform(2.5, 4.5))
     labels = cells(rng, canvas, fragment, wavy=0.06)
-    counts = np.maximum(np.bincount(labels.ravel()), 1)
-    bonding = noise(rng, canvas, fragment * rng.uniform(4.0, 7.0), fragment)
-    bonding = (np.bincount(labels.ravel(), bonding.ravel()) / counts).astype(np.float32)[labels]
+    bonding = mean_per_cell(labels, noise(rng, canvas, fragment * rng.uniform(2.5, 5.0), fragment))[labels]
     on = bonding > np.quantile(bonding, rng.uniform(0.3, 0.65))
     thick = fragment * rng.uniform(0.12, 0.25)
     layer = smooth(on.astype(np.float32), 0.9)
     crystal = canvas.px(rng.uniform(0.25, 0.45))
-    scale = np.float32(crystal * 0.22) * noise(rng, canvas, crystal, 2.0, 0.7)
+    scale = np.float32(crystal * 0.15) * noise(rng, canvas, crystal, 2.0, 0.7)
     y, x = canvas.grid()
     angle = rng.uniform(0, math.pi)
     groove = (x * math.cos(angle) + y * math.sin(angle)) / np.float32(canvas.px(0.5))
-    metal = np.float32(0.12) * np.sin(groove * 2 + noise(rng, canvas, fragment * 3, fragment))
-    metal += np.float32(0.15) * noise(rng, canvas, fragment * 0.5, 2.0)
-    lifted = np.maximum(facets(rng, canvas, labels, 0.07, thick * 0.12), -thick * 0.4)
+    metal = np.float32(rng.uniform(0.1, 0.3)) * np.sin(groove * 2 + noise(rng, canvas, fragment * 3, fragment))
+    metal += np.float32(0.3) * noise(rng, canvas, fragment * 0.5, 2.0)
+    lifted = np.maximum(facets(rng, canvas, labels, 0.1, thick * 0.2), -thick * 0.4)
     height = layer * (np.float32(thick) + scale + smooth(lifted, 0.8)) + (1 - layer) * metal
     broken = boundaries(labels) & on & (noise(rng, canvas, fragment * 3, fragment) > np.float32(rng.uniform(0.0, 1.0)))
     crack = inside(distance_to(broken) / np.float32(1.3))
@@ -225,23 +217,18 @@ def hot_corrosion(canvas: Canvas, rng: np.random.Generator) -> Surface:
     emission = np.ones_like(height)
     where_pits, where_nodules = (noise(rng, canvas, size * 10, size * 3) for _ in range(2))
     area = canvas.height * canvas.width / size**2
-    deposit = np.float32(rng.choice([-0.15, 0.15, 0.3]))
-    for kind, count in (("pit", area * rng.uniform(0.1, 0.3)), ("nodule", area * rng.uniform(0.2, 0.6))):
-        field = where_pits if kind == "pit" else where_nodules
-        for cy, cx, radius in _spots(rng, field, int(count), size * (0.8 if kind == "pit" else 0.6)):
-            far = radius * 1.5
-            top, bottom = max(int(cy - far), 0), min(int(cy + far) + 1, canvas.height)
-            left, right = max(int(cx - far), 0), min(int(cx + far) + 1, canvas.width)
-            y = (np.arange(top, bottom, dtype=np.float32) - np.float32(cy))[:, None]
-            x = (np.arange(left, right, dtype=np.float32) - np.float32(cx))[None, :]
-            square, window = (x**2 + y**2) / np.float32(radius**2), np.s_[top:bottom, left:right]
-            bowl = np.sqrt(np.maximum(1 - square, 0))
-            if kind == "pit":
-                height[window] -= np.float32(radius * 0.8) * bowl
-                emission[window] *= 1 - np.float32(0.45) * bowl
-            else:
-                np.maximum(height[window], np.float32(radius * 0.9) * bowl, out=height[window], where=square < 1)
-                emission[window] = np.where(square < 1, 1 + deposit, emission[window])
+    for cy, cx, radius in _spots(rng, where_pits, int(area * rng.uniform(0.1, 0.3)), size * 0.9):
+        window, y, x = canvas.window(cy, cx, radius)
+        bowl = np.sqrt(np.maximum(1 - (x**2 + y**2) / radius**2, 0))
+        height[window] -= 0.8 * radius * bowl
+        emission[window] *= 1 - np.float32(0.45) * bowl
+    deposit = np.float32(rng.choice([0.85, 1.1, 1.25]))
+    for cy, cx, radius in _spots(rng, where_nodules, int(area * rng.uniform(0.1, 0.4)), size * 0.6):
+        window, y, x = canvas.window(cy, cx, radius)
+        square = (x**2 + y**2) / radius**2
+        ball = height[window].mean() * 0.5 + 0.9 * radius * np.sqrt(np.maximum(1 - square, 0))
+        np.maximum(height[window], ball, out=height[window], where=square < 1)
+        emission[window] = np.where(square < 1, deposit, emission[window])
     pores = noise(rng, canvas, size * 0.5, 2.0, 0.6) - np.float32(0.4) * where_pits
     pore = smooth(np.clip((-pores - np.float32(rng.uniform(1.0, 1.7))) * 2, 0, 1), 0.6)
     return Surface(height=height - np.float32(size * 0.2) * pore, emission=emission * (1 - np.float32(0.5) * pore))
