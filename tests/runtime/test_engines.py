@@ -156,7 +156,7 @@ def test_no_silent_fall_to_the_cpu(
         with open_engine(bundle, threads=1) as opened:
             assert opened.identity.name in CPU
         lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert [line for line in lines if "tensorrt-rtx fp16 is not used: there is no NVIDIA driver" in line]
+        assert [line for line in lines if "tensorrt-rtx (fp16, int8) is not used: there is no NVIDIA driver" in line]
         assert all("is used instead" in line for line in lines)
 
 

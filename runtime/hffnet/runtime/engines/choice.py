@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import time
+from collections import defaultdict
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -84,8 +85,15 @@ def open_quickest(bundle: Bundle, candidates: tuple[Candidate, ...], settings: O
     if quickest is None:
         reasons = " ".join(f"{row.engine} {row.precision}: {row.refused}" for row in choice.rows)
         raise EngineError(f"no engine can run this bundle here. {reasons}")
-    cache.write(name, choice.model_dump_json().encode())
+    store_choice(bundle, candidates, settings, choice)
     return quickest
+
+
+def store_choice(bundle: Bundle, candidates: tuple[Candidate, ...], settings: OpenSettings, choice: Choice) -> None:
+    """Remember a table on this machine; one in which nothing can be used is not worth it."""
+    if choice.winner is not None:
+        name = _name(bundle, candidates, settings)
+        EngineCache(cache_folder()).write(name, choice.model_dump_json().encode())
 
 
 def remembered_choice(bundle: Bundle, candidates: tuple[Candidate, ...], settings: OpenSettings) -> Choice | None:
@@ -162,9 +170,12 @@ def _reopened(
 def _warn_of_refused(choice: Choice) -> None:
     winner = choice.winner
     instead = f"; {winner.engine} on {winner.device} is used instead" if winner else ""
+    refused = defaultdict[tuple[EngineName, str], list[str]](list)
     for row in choice.rows:
         if row.refused:
-            _log.warning("engine %s %s is not used: %s%s", row.engine, row.precision, row.refused, instead)
+            refused[row.engine, row.refused].append(row.precision)
+    for (engine, reason), precisions in refused.items():
+        _log.warning("engine %s (%s) is not used: %s%s", engine, ", ".join(precisions), reason, instead)
     unused = _unused_gpu(choice)
     if unused:
         _log.warning(

@@ -58,7 +58,7 @@ def probe_gpu(library: str = _LIBRARY) -> Gpu:
         cuda = ctypes.CDLL(library)
     except OSError as error:
         raise EngineError(
-            f"there is no NVIDIA driver on this machine ({library} cannot be loaded: {error});"
+            f"there is no NVIDIA driver on this machine ({error});"
             " install the driver, or use --engine openvino or onnxruntime"
         ) from error
     _check(cuda.cuInit(0), "start")
