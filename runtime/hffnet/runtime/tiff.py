@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -60,9 +60,8 @@ class _Silence(logging.Filter):
 _SILENCE = _Silence()
 
 
-@dataclass(frozen=True, slots=True)
-class TiffFrame:
-    """Page 0 and the file's directory."""
+class TiffFrame(NamedTuple):
+    """Page 0: grey pixels (H, W), and the bytes of the tags that were asked for."""
 
     pixels: GreyPixels
     tags: dict[int, bytes]
@@ -160,7 +159,9 @@ def _check_kind(page: Any, name: str, limits: Limits) -> None:  # noqa: ANN401
         "a palette without colour map": page.photometric != 3 or page.colormap is not None,
     }
     if wrong := [what for what, good in found.items() if not good]:
-        raise FrameError(f"{name}: a TIFF with {', '.join(wrong)} was found, which is not read. {_TAKE}")
+        raise FrameError(
+            f"{name}: a TIFF with {', '.join(wrong)} was found; grey, palette or RGB was expected. {_TAKE}"
+        )
     limits.check_picture(page.imagewidth, page.imagelength, page.samplesperpixel, page.dtype.itemsize, name)
     if page.is_tiled:
         limits.check_picture(page.tilewidth, page.tilelength, page.samplesperpixel, page.dtype.itemsize, name)
