@@ -5,6 +5,7 @@ A checkpoint lists its frames by hash; that, not the folder's name, says who was
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hffnet.runtime.dataset import Dataset
@@ -69,7 +70,7 @@ def roles_from_checkpoint(data: Dataset, checkpoint: Checkpoint, held_out: Datas
     )
 
 
-def _measured(data: Dataset, known: dict[str, str], held_out: Dataset | None) -> tuple[Dataset, str]:
+def _measured(data: Dataset, known: Mapping[str, str], held_out: Dataset | None) -> tuple[Dataset, str]:
     if held_out is not None:
         if seen := [frame for frame in held_out.frames if known.get(frame.sha256) == "train"]:
             raise DatasetError(

@@ -153,7 +153,7 @@ def _blank(picture: GreyPixels, std: float, settings: GateSettings) -> GateResul
 def _saturated(picture: GreyPixels, settings: GateSettings) -> tuple[GateResult, GateResult]:
     size = max(picture.size, 1)
     black = 1.0 - cv2.countNonZero(picture) / size
-    white = cv2.countNonZero(cv2.inRange(picture, full_scale(picture), np.inf)) / size
+    white = int(np.count_nonzero(picture >= picture.dtype.type(full_scale(picture)))) / size
     return (
         GateResult(
             "black",
@@ -202,11 +202,11 @@ def _blurred(picture: GreyPixels, limit: float) -> GateResult:
 def sharpness(picture: GreyPixels, tiles: int = 4) -> float:
     """Upper quartile over tiles of gradient energy relative to variance, after halving against shot noise.
 
-    Derivative measures beat statistical ones for SEM (Rudnaya 2010, J. Microscopy 240). No unit, grows with sharpness,
-    does not depend on brightness and contrast.
+    Derivative measures beat statistical ones for SEM (Rudnaya 2010, J. Microscopy 240). Squared grey levels per pixel
+    over squared grey levels, so brightness and contrast do not matter; grows with sharpness, and with noise.
     """
     small = cv2.resize(picture.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    energy = cv2.Sobel(small, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(small, cv2.CV_32F, 0, 1) ** 2
+    energy = cv2.Sobel(small, cv2.CV_32F, 1, 0, scale=1 / 8) ** 2 + cv2.Sobel(small, cv2.CV_32F, 0, 1, scale=1 / 8) ** 2
     values = []
     for rows in np.array_split(np.arange(small.shape[0]), tiles):
         for columns in np.array_split(np.arange(small.shape[1]), tiles):

@@ -68,7 +68,7 @@ def run(
         Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier,
         RecordStore.open(records) as store,
     ):
-        settings = _settings(engine, precision)
+        settings = settings_of_run(engine, precision)
         summary = _run(classifier, store, source, _sinks(csv, jsonl), settings, stop, 0.0 if once else idle_exit)
         _tell(summary, classifier, store, as_json=as_json)
 
@@ -92,7 +92,7 @@ def _run(
         return run_pipeline(source, classifier, store, sinks, settings_sha256=settings, stop=stop, on_record=line.show)
 
 
-def _settings(engine: str, precision: str) -> str:
+def settings_of_run(engine: str, precision: str) -> str:
     """Hash of everything that may change a result and is not in the bundle; as asked for, so that "auto" stays so."""
     from hffnet.runtime.gates import DEFAULT_SETTINGS
     from hffnet.runtime.record import settings_sha256

@@ -111,9 +111,10 @@ def write_checkpoint(
     config: CheckpointConfig,
     taxonomy: Taxonomy,
     metrics: TrainingMetrics,
+    staging: Path,
 ) -> None:
-    """Write a checkpoint folder, which must not exist, whole or not at all."""
-    with whole_folder(folder) as temporary:
+    """Write a checkpoint folder, which must not exist, whole or not at all; it is put together in ``staging``."""
+    with whole_folder(folder, staging) as temporary:
         save_tensors(temporary / MODEL, tensors)
         for name, document in ((CONFIG, config), (TAXONOMY, taxonomy), (METRICS, metrics)):
             (temporary / name).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -24,9 +24,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, which must not exist, that becomes ``path`` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def whole_folder(path: Path, staging: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path``, which must not exist, when the block ends well.
+
+    It lies in ``staging``, on the same file system, so that what a kill leaves behind is where the caller cleans up.
+    """
+    temporary = staging / f"{path.name}.{os.getpid()}.part"
     temporary.mkdir(parents=True)
     try:
         yield temporary

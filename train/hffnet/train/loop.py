@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from hffnet.runtime.dataset import Dataset, dataset_sha256
 from hffnet.runtime.decode import DecodeSpec
-from hffnet.runtime.errors import ConfigError
+from hffnet.runtime.errors import ConfigError, HffnetError
 from hffnet.runtime.manifest import Metrics
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.train.checkpoint import CheckpointConfig, Seeds, SplitFrame, TrainingMetrics, write_checkpoint
@@ -63,8 +63,8 @@ def train(
     _check_folders(out, work, resume=resume)
     check_splits(plan)
     work.mkdir(parents=True, exist_ok=True)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or threads_before)
     try:
         # Seeds are set before each step; the caller's generators are given back as they were.
         with FileLock(work / "lock", timeout=0), torch.random.fork_rng():
@@ -74,6 +74,12 @@ def train(
             _finish(training, out)
     except Timeout as error:
         raise ConfigError(f"{work} is in use by another training; choose another output folder") from error
+    except HffnetError:
+        if not (work / STATE).is_file():
+            shutil.rmtree(work)  # bad input: nothing was learnt that could be gone on from
+        raise
+    finally:
+        torch.set_num_threads(threads_before)
     shutil.rmtree(work)
     return out
 
@@ -112,7 +118,7 @@ def _finish(training: Training, out: Path) -> None:
         test=_test_metrics(training, decode_spec),
         history=position.history,
     )
-    write_checkpoint(out, training.model.state_dict(), config, taxonomy, metrics)
+    write_checkpoint(out, training.model.state_dict(), config, taxonomy, metrics, training.work)
 
 
 def _test_metrics(training: Training, spec: DecodeSpec) -> Metrics | None:

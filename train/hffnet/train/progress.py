@@ -47,7 +47,7 @@ class _Bars:
 
     def stage(self, name: str, total: int, done: int = 0) -> None:
         self._bars.reset(self._task, description=name, total=total, completed=done, note="", visible=True)
-        if not self._console.is_terminal and not name.startswith("epoch"):
+        if not self._console.is_terminal:
             self._console.print(f"{name}: {total}", highlight=False)
 
     def advance(self, done: int, note: str = "") -> None:

@@ -68,7 +68,9 @@ class Training:
             GateError: the loss is not finite any more.
             KeyboardInterrupt: ``asked`` was set; the state is saved.
         """
-        recipe = self.plan.recipe
+        recipe, position = self.plan.recipe, self.position
+        num_steps = -(-len(self.labels["train"]) // recipe.batch_size)
+        self.watcher.stage("training", recipe.epochs * num_steps, position.epoch * num_steps + position.step)
         while self.position.epoch < recipe.epochs:
             rate = self._train_epoch(asked)
             self._end_epoch(rate)
@@ -78,7 +80,6 @@ class Training:
         """All steps of an epoch that are left; returns frames per second."""
         recipe, epoch = self.plan.recipe, self.position.epoch
         batches = batches_of(len(self.labels["train"]), recipe.batch_size, self.plan.seed, epoch)
-        self.watcher.stage(f"epoch {epoch + 1}/{recipe.epochs}", len(batches), self.position.step)
         set_training(self.model, frozen_modules(self.model, recipe.freeze))
         started, num_seen = time.monotonic(), 0
         for step in range(self.position.step, len(batches)):
@@ -91,8 +92,9 @@ class Training:
             self.position = self.position.model_copy(
                 update={"step": step + 1, "loss_sum": self.position.loss_sum + loss * len(batches[step])}
             )
-            note = f"loss {loss:.3f}  {num_seen / (time.monotonic() - started):.0f} frames/s  {self._best_note()}"
-            self.watcher.advance(step + 1, note)
+            speed = num_seen / (time.monotonic() - started)
+            note = f"loss {loss:.3f}  epoch {epoch + 1}/{recipe.epochs}  {speed:.0f} frames/s  {self._best_note()}"
+            self.watcher.advance(epoch * len(batches) + step + 1, note)
         return num_seen / max(time.monotonic() - started, 1e-9)
 
     def _step(self, indices: npt.NDArray[np.int64], step: int, num_steps: int) -> float:
