@@ -95,6 +95,19 @@ def test_a_torn_last_line_is_removed_and_its_record_written_again(store: RecordS
     assert seqs(path) == [1, 2]
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [(CsvSink, "csv"), (JsonlSink, "jsonl")], ids=["csv", "jsonl"])
+def test_a_crash_before_the_cursor_moved_repeats_nothing_in_a_file(
+    store: RecordStore, tmp_path: Path, kind: type[CsvSink] | type[JsonlSink], suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    add(store, 1, 2, 3)
+    deliver_all(kind(path), store)
+    store.set_cursor(kind(path).name, 1)
+    before = path.read_bytes()
+    deliver_all(kind(path), store)
+    assert path.read_bytes() == before
+
+
 def test_a_torn_header_is_written_again(store: RecordStore, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("seq,crea")

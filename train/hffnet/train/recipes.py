@@ -103,7 +103,7 @@ def nano(num_classes: tuple[int, ...]) -> Recipe:
         name="nano",
         model=nano_config(num_classes),
         optimizer="adamw",
-        lr=2e-3,
+        lr=1e-3,
         momentum=0.9,
         weight_decay=0.02,
         batch_size=16,

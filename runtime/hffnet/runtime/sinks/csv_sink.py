@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hffnet.runtime.record import Json, Record
-from hffnet.runtime.sinks.line_file import LineFile
+from hffnet.runtime.sinks.line_file import LineFile, continued_after
 
 COLUMNS = (
     "seq",
@@ -45,8 +45,10 @@ class CsvSink:
 
     def start(self, cursor: int, last_seq: int) -> int:
         """A new file begins with the first record, whatever an earlier file of that name got."""
-        del last_seq
-        return 0 if self._file.is_new else cursor
+        if self._file.is_new:
+            return 0
+        seq = self._file.last_line().partition(",")[0]
+        return continued_after(cursor, last_seq, int(seq) if seq.isdecimal() else None)
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Append and wait for the disk."""

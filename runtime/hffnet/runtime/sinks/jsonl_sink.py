@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hffnet.runtime.record import Record
 from hffnet.runtime.result import record_json
-from hffnet.runtime.sinks.line_file import LineFile
+from hffnet.runtime.sinks.line_file import LineFile, continued_after
 
 
 class JsonlSink:
@@ -19,8 +19,9 @@ class JsonlSink:
 
     def start(self, cursor: int, last_seq: int) -> int:
         """A new file begins with the first record, whatever an earlier file of that name got."""
-        del last_seq
-        return 0 if self._file.is_new else cursor
+        if self._file.is_new:
+            return 0
+        return continued_after(cursor, last_seq, _seq_in_line(self._file.last_line()))
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Append and wait for the disk."""
@@ -53,3 +54,11 @@ class StdoutSink:
 def json_line(record: Record) -> str:
     """The record's document on one line, ASCII only, so that no terminal or reader can take it apart."""
     return json.dumps(record_json(record), separators=(",", ":"), allow_nan=False)
+
+
+def _seq_in_line(line: str) -> int | None:
+    try:
+        seq = json.loads(line)["seq"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return seq if isinstance(seq, int) else None

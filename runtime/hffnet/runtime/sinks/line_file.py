@@ -53,6 +53,13 @@ class LineFile:
             raise
         self._size += len(data)
 
+    def last_line(self) -> str:
+        """The last line without its end; empty where there is none or it is longer than 64 KiB."""
+        start = max(0, self._size - _BLOCK)
+        tail = os.pread(self._descriptor, self._size - start, start).removesuffix(b"\n")
+        before, newline, line = tail.rpartition(b"\n")
+        return line.decode("utf-8", "replace") if newline or (start == 0 and not before) else ""
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
@@ -80,6 +87,16 @@ class LineFile:
                 f"{self.path} begins with {first[:60]!r}; expected {header[:60]!r}…: it was written by another"
                 " program or version; name another file"
             )
+
+
+def continued_after(cursor: int, last_seq: int, seq_in_file: int | None) -> int:
+    """Where a file goes on: a crash may have come after a line was written and before the cursor moved.
+
+    A file that has no cursor yet may come from other records, so nothing is concluded from it.
+    """
+    if cursor and seq_in_file is not None and cursor < seq_in_file <= last_seq:
+        return seq_in_file
+    return cursor
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -148,14 +148,13 @@ class FolderListing:
             places = np.minimum(np.searchsorted(self._names, names), self._names.size - 1)
             is_known = self._names[places] == names
             stamps = np.where(is_known, self._stamps[places], 0)
-        for i, entry in enumerate(chunk):
-            handled = self._handled.get(entry.name)
-            if handled is not None:
-                is_known[i], stamps[i] = True, handled
-            is_again = self._next_again <= start + i < self._next_again + _LOOKED_AT_AGAIN
-            if is_known[i] and not is_again:
-                continue
-            now_stamp = self._stat(entry, int(stamps[i]) if is_known[i] else None, look)
+        again = slice(max(self._next_again - start, 0), max(self._next_again + _LOOKED_AT_AGAIN - start, 0))
+        is_asked = ~is_known
+        is_asked[again] = True
+        for i in np.flatnonzero(is_asked).tolist():
+            entry = chunk[i]
+            handled = int(stamps[i]) if is_known[i] else self._handled.get(entry.name)
+            now_stamp = self._stat(entry, handled, look)
             is_known[i] = now_stamp is not None
             stamps[i] = now_stamp or 0
         return names[is_known], stamps[is_known]

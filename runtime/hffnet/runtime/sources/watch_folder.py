@@ -174,6 +174,7 @@ class WatchFolder:
             status = path.lstat()
         except FileNotFoundError:
             del self._pending[path]
+            _log.info("%s was deleted or renamed before it was read", path)
             return None
         except OSError as error:
             _log.debug("%s cannot be looked at: %s", path, error)
