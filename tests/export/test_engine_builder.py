@@ -26,13 +26,13 @@ needs_rtx = pytest.mark.skipif(not is_installed(TENSORRT_RTX), reason=f"no Tenso
 
 @pytest.fixture(scope="session")
 def tiny_onnx() -> bytes:
-    return tiny_graph(np.ones((1, 5))).SerializeToString()
+    return bytes(tiny_graph(np.ones((1, 5))).SerializeToString())
 
 
 def children() -> list[int]:
-    """Processes that this one started."""
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(child) for child in text.split()]
+    """Build processes that this one started."""
+    found = (int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    return [child for child in found if b"build_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @pytest.mark.tensorrt

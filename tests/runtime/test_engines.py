@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hffnet.runtime.engines.cache import EngineCache
 from hffnet.runtime.engines.choice import open_quickest, remembered_choice
 from hffnet.runtime.engines.device_memory import open_device_memory
 from hffnet.runtime.engines.driver import probe_gpu
-from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
+from hffnet.runtime.engines.flavour import TENSORRT_RTX, check_driver, is_installed
 from hffnet.runtime.engines.opening import OpenSettings, candidates_for
 from hffnet.runtime.engines.tensorrt import GpuSettings, TensorRtEngine
 from hffnet.runtime.errors import BundleError, ConfigError, EngineError, MissingExtraError
@@ -219,6 +220,15 @@ def test_the_probe_reads_the_driver(tmp_path: Path) -> None:
 def test_a_driver_that_refuses(tmp_path: Path, code: int, sentence: str) -> None:
     with pytest.raises(EngineError, match=sentence):
         probe_gpu(_driver_library(tmp_path, code))
+
+
+@pytest.mark.tensorrt
+@pytest.mark.skipif(not is_installed(TENSORRT_RTX), reason=f"no TensorRT-RTX: {TENSORRT_RTX.install}")
+def test_a_driver_older_than_the_library(tmp_path: Path) -> None:
+    gpu = probe_gpu(_driver_library(tmp_path, 0))
+    with pytest.raises(EngineError, match=r"driver serves CUDA 12\.8, but TensorRT-RTX .* update the driver"):
+        check_driver(TENSORRT_RTX, gpu)
+    check_driver(TENSORRT_RTX, replace(gpu, cuda_version=(13, 0)))
 
 
 def test_compiled_openvino_models_are_kept_sealed(

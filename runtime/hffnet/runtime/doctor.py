@@ -27,7 +27,14 @@ from hffnet.runtime.engines.choice import (
     store_choice,
 )
 from hffnet.runtime.engines.driver import Gpu, probe_gpu
-from hffnet.runtime.engines.flavour import FLAVOURS, Flavour, import_flavour, is_installed, supported_architectures
+from hffnet.runtime.engines.flavour import (
+    FLAVOURS,
+    Flavour,
+    check_driver,
+    import_flavour,
+    is_installed,
+    supported_architectures,
+)
 from hffnet.runtime.engines.opening import OpenSettings, candidates_for, is_engine_installed
 from hffnet.runtime.errors import BundleError, EngineError, ExitCode, HffnetError, MissingExtraError
 
@@ -222,6 +229,8 @@ def _flavour_finding(flavour: Flavour, gpu: Gpu | None) -> Finding:
         return Finding(section="engines", name=name, value=f"{version}: idle without a GPU", state="note")
     try:
         architectures = supported_architectures(import_flavour(flavour))
+        if gpu is not None:
+            check_driver(flavour, gpu)
     except HffnetError as error:
         return Finding(section="engines", name=name, value=version, state="problem", fix=str(error))
     built = f"builds ahead of time for {', '.join(architectures)}" if architectures else "builds for this GPU"

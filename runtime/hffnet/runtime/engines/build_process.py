@@ -5,14 +5,16 @@ classifies. Protocol: stdin carries one JSON line and then the ONNX bytes; stdou
 last, the engine's bytes. Nothing is written to disk here, so a killed build leaves nothing behind.
 """
 
+import ctypes
 import json
 import os
 import platform
 import re
-import resource
+import signal
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -22,6 +24,7 @@ from hffnet.runtime.errors import HffnetError
 
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16"}
 _DEFAULT_WORKSPACE = 2 << 30  # ahead of time nobody knows the target's free memory; the paper's network needs far less
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OUT_OF_MEMORY = ("outofmemory", "out of memory", "bad_alloc", "insufficient memory", "cudaerrormemoryallocation")
 _SOURCE_PLACE = re.compile(r"\s*\(?In \w+ at /\S+:\d+\)?|\s*In \w+ at /\S+:\d+|^\[\S+::\S+::\d+\]\s*", re.MULTILINE)
 
@@ -88,9 +91,15 @@ def _build(
         "inputs": [_tensor_spec(network.get_input(k)) for k in range(network.num_inputs)],
         "outputs": [_tensor_spec(network.get_output(k)) for k in range(network.num_outputs)],
         "build_seconds": round(time.perf_counter() - start, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": _peak_rss(),
     }
     return facts, memoryview(built), bytes(memoryview(cache.serialize())) if cache else b""
+
+
+def _peak_rss() -> int:
+    """Of this program: ``getrusage`` would start from what the parent had when it forked."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
 
 
 def _collecting_log(trt: ModuleType) -> Any:  # noqa: ANN401 (a class of a module known at run time only)
@@ -300,8 +309,14 @@ def _type_name(dtype: object) -> str:
     return _TYPES.get(name, name.lower())
 
 
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the one that asked is gone: nobody would take the engine."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Keep stdout for the protocol: native libraries print there too."""
+    _die_with_parent()
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.stdin.buffer, replies)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
 
+from hffnet.runtime.engines.driver import Gpu
 from hffnet.runtime.errors import ConfigError, EngineError, MissingExtraError
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
@@ -56,6 +57,8 @@ TENSORRT_RTX = Flavour(
 )
 FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 _OLDEST = (10, 3)
+_CUDA_MAJORS = (13, 12)
+_DRIVER_OF_CUDA = {13: "580", 12: "525"}  # CUDA release notes, table of driver versions
 _CAPABILITY = re.compile(r"SM(\d+)")
 
 
@@ -83,7 +86,7 @@ def installed_version(flavour: Flavour) -> str:
     """
     if not is_installed(flavour):
         raise MissingExtraError(f"{flavour.title} is not installed: {flavour.install}")
-    for package in (flavour.module, f"{flavour.module}_cu13", f"{flavour.module}_cu12"):
+    for package in (flavour.module, *(f"{flavour.module}_cu{major}" for major in _CUDA_MAJORS)):
         try:
             return version(package)
         except PackageNotFoundError:
@@ -131,6 +134,25 @@ def check_versions(flavour: Flavour, bindings: str, shared_library: int | None) 
             f"{flavour.title}'s Python bindings are {bindings} but the shared library says"
             f" {found[0]}.{found[1]}: install both from one release"
         )
+
+
+def check_driver(flavour: Flavour, gpu: Gpu) -> None:
+    """Refuse a driver that is older than the CUDA release the installed library was made for.
+
+    Raises:
+        EngineError: it is; every call would end in CUDA error 35.
+    """
+    for major in _CUDA_MAJORS:
+        try:
+            package = version(f"{flavour.module}_cu{major}")
+        except PackageNotFoundError:
+            continue
+        if gpu.cuda_version[0] < major:
+            raise EngineError(
+                f"the NVIDIA driver serves CUDA {gpu.cuda_version[0]}.{gpu.cuda_version[1]}, but"
+                f" {flavour.title} {package} was made for CUDA {major}: update the driver"
+                f" ({_DRIVER_OF_CUDA[major]} or newer)"
+            )
 
 
 def supported_architectures(library: ModuleType) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from hffnet.runtime.engines import ENGINES, Engine, EngineIdentity, EngineName, 
 from hffnet.runtime.engines.builder import BuildOptions, BuildProgress, BuiltEngine, engine_from_onnx
 from hffnet.runtime.engines.cache import EngineCache, EngineKey, cache_folder
 from hffnet.runtime.engines.driver import probe_gpu
-from hffnet.runtime.engines.flavour import FLAVOURS, Flavour, installed_version, is_installed
+from hffnet.runtime.engines.flavour import FLAVOURS, Flavour, check_driver, installed_version, is_installed
 from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.errors import BundleError, ConfigError, EngineError, MissingExtraError
 from hffnet.runtime.manifest import Graph, Precision
@@ -144,6 +144,7 @@ def _open_tensorrt(bundle: Bundle, graph: Graph, settings: OpenSettings, flavour
     from hffnet.runtime.engines.tensorrt import TensorRtEngine
 
     gpu, version = probe_gpu(), installed_version(flavour)
+    check_driver(flavour, gpu)
     options = BuildOptions(architectures=(gpu.architecture,) if flavour.builds_without_gpu else ())
     key = EngineKey(
         onnx_sha256=bundle.sha256_of(graph.member),
