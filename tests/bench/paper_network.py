@@ -39,7 +39,7 @@ def write_paper_bundle(model: HFFNet2D, folder: Path) -> Path:
     frames_NHW, form, tree = drawn_frames(), deploy_form(model), six_class_taxonomy()
     fp32, int8 = folder / "fp32-cpu.onnx", folder / "int8-cpu.onnx"
     onnx_from_deploy_form(form, fp32)
-    quantized, _ = int8_from_onnx(fp32, frames_NHW, options=CalibrationOptions(observer="minmax"))
+    quantized, _ = int8_from_onnx(fp32, frames_NHW, options=CalibrationOptions(observer="minmax"), activations="uint8")
     int8.write_bytes(quantized.SerializeToString())
     manifest = Manifest(
         name="paper-random",

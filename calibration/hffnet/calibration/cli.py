@@ -92,18 +92,10 @@ def _calibrated(
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    import os
+    from hffnet.runtime.durable import whole_file
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _say(model: Path, output: Path, report_path: Path, report: "CalibrationReport", *, as_json: bool) -> None:

@@ -32,7 +32,7 @@ class CalibrationOptions:
         batch: frames per run of the graph.
     """
 
-    observer: ObserverName = "mse"
+    observer: ObserverName = "entropy"
     percentile: float = 99.99
     mode: Mode = "cnn+linear"
     include: tuple[str, ...] = ()

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from hffnet.export.parity import logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 
 from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames
 from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
@@ -25,6 +24,7 @@ from hffnet.export.deploy_form import DeployForm, deploy_form
 from hffnet.export.held_out import Roles, roles_from_checkpoint
 from hffnet.export.model_card import card_from_manifest
 from hffnet.export.onnx import onnx_from_deploy_form
+from hffnet.export.parity import logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
 from hffnet.runtime.decode import decode
@@ -157,6 +157,7 @@ class _Exporter:
             frames.pixels,
             options=options.calibration,
             origins=frames.origins,
+            activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT would take int8 only
         )
         path = self._folder / "int8-cpu.onnx"
         path.write_bytes(model.SerializeToString())

@@ -5,7 +5,6 @@ The same content gives the same bytes: members are stored in order with one fixe
 
 import hashlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hffnet.runtime.bundle import MANIFEST, VECTOR_FRAMES, VECTOR_LOGITS, Bundle, open_bundle
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.manifest import Manifest, Member
 
@@ -46,20 +46,13 @@ def write_bundle(
     content[VECTOR_LOGITS] = _npy_from_array(np.ascontiguousarray(logits_NC, dtype=np.float32))
     listed = tuple(_member(name, content[name]) for name in sorted(content))
     document = manifest.model_copy(update={"members": listed}).model_dump_json(indent=1).encode()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(_info(MANIFEST), document)
-                for member in listed:
-                    value = content[member.name]
-                    archive.writestr(_info(member.name), value if isinstance(value, bytes) else value.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
+    with whole_file(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_info(MANIFEST), document)
+            for member in listed:
+                value = content[member.name]
+                archive.writestr(_info(member.name), value if isinstance(value, bytes) else value.read_bytes())
         open_bundle(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return open_bundle(path)
 
 

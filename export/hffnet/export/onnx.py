@@ -10,7 +10,6 @@ name; the graph's own are ``frames``, ``logits`` and ``evidence``.
 import ast
 import copy
 import logging
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, LiftConstantsTo
 from torch import nn
 
 from hffnet.export.deploy_form import DeployForm, TokenNorm
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GraphError
 
 _LOG = logging.getLogger(__name__)
@@ -161,22 +161,13 @@ def _check_form(model: ir.Model, form: DeployForm) -> None:
 
 
 def _write(model: ir.Model, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            content = _serialised(model, path)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _LOG.info("%s: %d nodes, %.1f MB", path, len(model.graph), len(content) / 1e6)
-        del content
+    with whole_file(path) as temporary:
+        num_bytes = temporary.write_bytes(_serialised(model, path))
+        _LOG.info("%s: %d nodes, %.1f MB", path, len(model.graph), num_bytes / 1e6)
         try:
             onnx.checker.check_model(temporary, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise GraphError(f"the exported graph of {path} is not valid ONNX: {error}") from error
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _serialised(model: ir.Model, path: Path) -> bytes:

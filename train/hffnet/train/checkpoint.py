@@ -17,13 +17,14 @@ from torch import Tensor
 
 from hffnet.runtime.dataset import Split
 from hffnet.runtime.decode import DecodeSpec
+from hffnet.runtime.durable import whole_folder
 from hffnet.runtime.errors import CheckpointError, ConfigError
 from hffnet.runtime.manifest import Metrics, Sha256
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.runtime.taxonomy import Taxonomy
-from hffnet.train.durable import save_tensors, whole_folder
 from hffnet.train.model import HFFNet2D, ModelConfig, build_model
 from hffnet.train.recipes import Recipe
+from hffnet.train.tensor_file import save_tensors
 
 MODEL, CONFIG, TAXONOMY, METRICS = "model.safetensors", "config.json", "taxonomy.json", "metrics.json"
 _LARGEST_JSON = 64 << 20

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hffnet.runtime.durable import whole_file
 from hffnet.train.augment import augment
-from hffnet.train.durable import whole_file
 from hffnet.train.model import HFFNet2D, normalise
 from hffnet.train.pixels import Pixels
 from hffnet.train.recipes import Recipe

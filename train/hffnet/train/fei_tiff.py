@@ -6,7 +6,6 @@ picture's rows stand in ``[Image] ResolutionY``, the bar's in ``[PrivateFei] Dat
 
 import io
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from hffnet.runtime.durable import whole_file
 from hffnet.train.relief import Field
 
 FEI_TAG = 34682
@@ -142,13 +142,5 @@ def write_fei_tiff(path: Path, picture: Field, settings: Settings, bits: Literal
     tifffile.imwrite(
         stored, pixels, photometric="minisblack", metadata=None, software=False, extratags=[(FEI_TAG, 2, 0, text, True)]
     )
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(stored.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(stored.getbuffer())

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hffnet.runtime.dataset import LabelledFrame
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import DatasetError, FrameError
 from hffnet.runtime.preprocess import PreprocessSpec, preprocess
 from hffnet.runtime.read import read_frame
-from hffnet.train.durable import whole_file
 
 Pixels = npt.NDArray[np.uint8]
 """(N, size, size)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hffnet.runtime.errors import CheckpointError
 from hffnet.train.checkpoint import EpochRecord
-from hffnet.train.durable import save_tensors
+from hffnet.train.tensor_file import save_tensors
 
 Count = Annotated[int, Field(ge=0)]
 

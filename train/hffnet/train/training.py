@@ -18,7 +18,6 @@ from hffnet.runtime.errors import CheckpointError, GateError
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.runtime.split import SPLITS
 from hffnet.train.checkpoint import EpochRecord
-from hffnet.train.durable import save_tensors
 from hffnet.train.evaluate import score
 from hffnet.train.features import open_features
 from hffnet.train.feed import FeatureFeed, Feed, PixelFeed, all_logits, labels_of
@@ -40,6 +39,7 @@ from hffnet.train.progress import Watcher
 from hffnet.train.resnet import load_trunk_weights
 from hffnet.train.seeds import batches_of, seed_from
 from hffnet.train.state import Position, read_position, save_state
+from hffnet.train.tensor_file import save_tensors
 
 _log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import RecordError
 
 _BLOCK = 1 << 16
@@ -105,14 +106,11 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     Raises:
         RecordError: it cannot be written; an older file of that name is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with (
+            whole_file(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror}); free space or name another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)

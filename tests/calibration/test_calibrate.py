@@ -1,0 +1,150 @@
+"""Frames, the streaming pass, the whole call and the command."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hffnet.calibration.cli import calibrate
+from hffnet.calibration.frames import check_pixels, choose_frames, load_frames
+from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
+from hffnet.calibration.observers import MinMax
+from hffnet.calibration.report import CalibrationReport
+from hffnet.calibration.statistics import ranges_from_frames
+from hffnet.runtime.dataset import Dataset, Split, open_dataset
+from hffnet.runtime.errors import ConfigError, DatasetError, GraphError
+from hffnet.runtime.preprocess import PreprocessSpec
+from tests.calibration.graphs import small_network, textured_frames
+
+
+@pytest.fixture
+def float_model(tmp_path: Path) -> Path:
+    path = tmp_path / "float.onnx"
+    onnx.save(small_network(), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three leaves of 12, 6 and 2 frames."""
+    root = tmp_path / "data"
+    pixels = iter(textured_frames(20, size=48))
+    for leaf, num in (("a/x", 12), ("a/y", 6), ("b/z", 2)):
+        (root / leaf).mkdir(parents=True)
+        for number in range(num):
+            cv2.imwrite(str(root / leaf / f"{number}.png"), next(pixels))
+    return root
+
+
+def with_split(dataset: Dataset, split: Split) -> Dataset:
+    return replace(dataset, frames=tuple(replace(frame, split=split) for frame in dataset.frames))
+
+
+def test_leaves_take_turns_and_the_seed_decides(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = open_dataset(folder)
+    with caplog.at_level(logging.WARNING):
+        chosen = choose_frames(dataset, 9, seed=3)
+    assert [sum(f.classes[-1] == leaf for f in chosen) for leaf in "xyz"] == [4, 3, 2]
+    assert "9 calibration frames (9 asked for, 20 in the train split)" in caplog.text
+    shuffled = replace(dataset, frames=dataset.frames[::-1])
+    assert choose_frames(shuffled, 9, seed=3) == chosen
+    assert choose_frames(dataset, 9, seed=4) != chosen
+
+
+def test_only_train_frames_that_are_not_test_frames(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    with pytest.raises(DatasetError, match="no frame in the train split"):
+        choose_frames(with_split(dataset, "test"))
+    train, test = with_split(dataset, "train"), with_split(dataset, "test")
+    with pytest.raises(DatasetError, match="are the same file"):
+        choose_frames(replace(dataset, frames=train.frames + test.frames[:1]))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "sentence"),
+    [
+        (np.zeros((0, 32, 32), np.uint8), "no calibration frame"),
+        (np.zeros((3, 32, 32), np.uint8), "all 3 calibration frames are blank"),
+        (np.repeat(textured_frames(1), 4, axis=0), "all 4 calibration frames are the same"),
+        (np.zeros((3, 32, 32), np.float32), "expected uint8"),
+    ],
+    ids=["none", "black", "identical", "float"],
+)
+def test_useless_frames_are_refused(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], sentence: str) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        check_pixels(pixels)
+
+
+def test_ranges_are_those_of_stored_activations_at_any_batch(float_model: Path) -> None:
+    frames = textured_frames(5)
+    model = onnx.load(float_model)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ("pooled", "n1"))
+    stored = ort.InferenceSession(model.SerializeToString()).run(["pooled", "n1"], {"frames": frames})
+    done: list[int] = []
+    for batch in (1, 2):
+        observers = {"pooled": MinMax(), "n1": MinMax()}
+        ranges = ranges_from_frames(float_model, iter(frames), observers, batch=batch, progress=done.append)
+        np.testing.assert_allclose(list(ranges.values()), [np.abs(v).max() for v in stored], rtol=1e-5)
+    assert done == [1, 2, 3, 4, 5, 2, 4, 5]
+
+
+def test_no_frame_and_unknown_tensor_are_refused(float_model: Path) -> None:
+    with pytest.raises(DatasetError, match="no calibration frame"):
+        ranges_from_frames(float_model, [], {"pooled": MinMax()})
+    with pytest.raises(GraphError, match="does not open the float graph"):
+        ranges_from_frames(float_model, textured_frames(1), {"nowhere": MinMax()})
+
+
+def test_broken_float_graph_is_named(float_model: Path) -> None:
+    model = onnx.load(float_model)
+    factor = next(t for t in model.graph.initializer if t.name == "factor")
+    factor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(np.inf, np.float32), "factor"))
+    onnx.save(model, float_model)
+    with pytest.raises(GraphError, match="tensor 'picture': a value is NaN or infinite"):
+        int8_from_onnx(float_model, textured_frames(4))
+
+
+def test_whole_call_is_deterministic_and_reported(float_model: Path) -> None:
+    options = CalibrationOptions(observer="percentile", percentile=99.9, exclude=("stem",), seed=7)
+    first, report = int8_from_onnx(float_model, textured_frames(8), options=options)
+    second, _ = int8_from_onnx(float_model, textured_frames(8), options=options)
+    assert first.SerializeToString() == second.SerializeToString()
+    assert CalibrationReport.model_validate_json(report.model_dump_json()) == report
+    assert report.method.percentile == 99.9
+    assert len({origin.sha256 for origin in report.frames}) == 8
+    assert report.ranges.keys() == set(report.placement.tensors)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", None], ids=["empty", "text", "absent"])
+def test_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(GraphError, match=r"model\.onnx"):
+        int8_from_onnx(path, textured_frames(4))
+
+
+def test_command_writes_graph_and_report(float_model: Path, folder: Path, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(calibrate)
+    output = tmp_path / "int8.onnx"
+    arguments = [str(float_model), "--data", str(folder), "-o", str(output), "--num-frames", "6", "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    document = json.loads(result.stdout)
+    assert document["schema_version"] == 1
+    assert document["num_frames"] == 6
+    report = CalibrationReport.model_validate_json((tmp_path / "int8.calibration.json").read_bytes())
+    expected = load_frames(choose_frames(open_dataset(folder), 6), open_dataset(folder), PreprocessSpec(size=32))
+    assert report.frames == expected.origins
+    assert ort.InferenceSession(output).get_inputs()[0].name == "frames"
+    with pytest.raises(ConfigError, match="is the float model itself"):
+        CliRunner().invoke(app, [*arguments[:4], str(float_model)], catch_exceptions=False)
+    assert not list(tmp_path.glob("*.part"))

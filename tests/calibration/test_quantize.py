@@ -1,0 +1,145 @@
+"""The INT8 graph: same function, integer kernels, refusals."""
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import ModelProto, helper, numpy_helper
+
+from hffnet.calibration.observers import ObserverName, observer_from_name
+from hffnet.calibration.placement import Placement, placement_from_onnx
+from hffnet.calibration.quantize import ActivationType, int8_from_weight, qdq_from_onnx, scales_from_weight
+from hffnet.calibration.statistics import ranges_from_frames
+from hffnet.runtime.errors import GraphError
+from tests.calibration.graphs import small_network, textured_frames
+
+FRAMES = textured_frames(16)
+HELD_OUT = textured_frames(16, seed=1)
+
+
+def run(model: ModelProto) -> npt.NDArray[np.float32]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    evidence: npt.NDArray[np.float32] = session.run(["evidence"], {"frames": HELD_OUT})[0].astype(np.float32)
+    return evidence
+
+
+def cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
+
+
+def calibrated(name: ObserverName = "minmax") -> tuple[ModelProto, dict[str, float], Placement]:
+    model = small_network()
+    placement = placement_from_onnx(model)
+    observers = {tensor: observer_from_name(name, percentile=99.99) for tensor in placement.tensors}
+    return model, ranges_from_frames(model.SerializeToString(), FRAMES, observers, num_threads=1), placement
+
+
+@pytest.mark.parametrize("name", ["minmax", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("activations", ["int8", "uint8"])
+def test_int8_stays_close_to_float(name: ObserverName, activations: ActivationType) -> None:
+    model, ranges, placement = calibrated(name)
+    quantized = qdq_from_onnx(model, ranges, placement, activations=activations)
+    onnx.checker.check_model(quantized, full_check=True)
+    assert cosine(run(quantized), run(model)) > 0.999
+
+
+def test_graph_is_standard_symmetric_shared_and_smaller() -> None:
+    model, ranges, placement = calibrated()
+    before = model.SerializeToString()
+    quantized = qdq_from_onnx(model, ranges, placement)
+    assert model.SerializeToString() == before
+    assert qdq_from_onnx(model, ranges, placement).SerializeToString() == quantized.SerializeToString()
+    assert quantized.ByteSize() < 0.45 * len(before)
+    constants = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    nodes = list(quantized.graph.node)
+    quantizers = [n for n in nodes if n.op_type == "QuantizeLinear"]
+    assert {n.input[0] for n in quantizers} == set(placement.tensors)
+    assert len(quantizers) == len(placement.tensors)
+    for node in nodes:
+        assert node.domain == ""
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            assert constants[node.input[2]].dtype == np.int8
+            assert not constants[node.input[2]].any()
+    assert "b1_w" not in constants
+    assert constants["b1_w_int8"].dtype == np.int8
+    assert constants["b1_b"].dtype == np.float32
+    assert {"head_w", "positions"} <= constants.keys()
+
+
+def test_float16_graph_takes_the_same_ranges() -> None:
+    model, ranges, _ = calibrated()
+    half = small_network(dtype=np.float16)
+    quantized = qdq_from_onnx(half, ranges, placement_from_onnx(half))
+    onnx.checker.check_model(quantized, full_check=True)
+    assert {t.data_type for t in quantized.graph.initializer if t.name.endswith("_scale")} == {onnx.TensorProto.FLOAT16}
+    assert cosine(run(quantized), run(model)) > 0.999
+
+
+@given(
+    arrays(np.float32, (5, 4, 3), elements=st.floats(-100, 100, width=32)),
+    st.integers(0, 2),
+)
+def test_weight_round_trip_is_within_half_a_step(weight: npt.NDArray[np.float32], axis: int) -> None:
+    scales = scales_from_weight(weight, axis)
+    shape = [-1 if i == axis else 1 for i in range(3)]
+    restored = int8_from_weight(weight, scales, axis) * scales.reshape(shape)
+    assert np.all(np.abs(restored - weight) <= 0.5001 * scales.reshape(shape))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf], ids=["zero", "negative", "nan", "infinite"])
+def test_impossible_range_is_refused(bad: float) -> None:
+    model, ranges, placement = calibrated()
+    with pytest.raises(GraphError, match="the range of tensor 'pooled'"):
+        qdq_from_onnx(model, {**ranges, "pooled": bad}, placement)
+
+
+def test_missing_range_is_refused() -> None:
+    model, ranges, placement = calibrated()
+    del ranges["pooled"]
+    with pytest.raises(GraphError, match="no range for tensor 'pooled'"):
+        qdq_from_onnx(model, ranges, placement)
+
+
+def test_quantized_and_foreign_graphs_are_refused_by_node() -> None:
+    model, ranges, placement = calibrated()
+    with pytest.raises(GraphError, match=r"already quantized at 'stem_w_dq' \(DequantizeLinear\)"):
+        qdq_from_onnx(qdq_from_onnx(model, ranges, placement), ranges, placement)
+    model.graph.node.append(helper.make_node("FusedConv", ["a"], ["b"], name="odd", domain="com.microsoft"))
+    with pytest.raises(GraphError, match=r"outside the standard ONNX domain: 'odd' \(FusedConv\)"):
+        qdq_from_onnx(model, ranges, placement)
+
+
+def test_openvino_runs_every_placed_node_in_integers() -> None:
+    openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    model, ranges, placement = calibrated()
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(qdq_from_onnx(model, ranges, placement).SerializeToString()),
+        "CPU",
+        {"INFERENCE_NUM_THREADS": 1},
+    )
+    kinds = [
+        (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
+        for info in (op.get_rt_info() for op in compiled.get_runtime_model().get_ops())
+    ]
+    integer = [kind for kind, precision in kinds if precision in {"i8", "u8"}]
+    assert integer.count("Convolution") == 7
+    assert integer.count("FullyConnected") == 6  # all but the head
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["fp32", "fp16"])
+def test_tensorrt_rtx_parses_the_graph(dtype: type[np.float32 | np.float16]) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="the extra tensorrt-rtx is not installed")
+    _, ranges, _ = calibrated()
+    model = small_network(dtype=dtype)
+    quantized = qdq_from_onnx(model, ranges, placement_from_onnx(model))
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    onnx_parser = trt.OnnxParser(network, logger)
+    parsed = onnx_parser.parse(quantized.SerializeToString())
+    assert parsed, [onnx_parser.get_error(i).desc() for i in range(onnx_parser.num_errors)]
