@@ -39,15 +39,20 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes to start")
+    parser.add_argument("--bundle", type=Path, help="keep the bundle here; used again where it exists")
+    parser.add_argument("--only", choices=("compare", "build"), help="one half of it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = _CONFIGS[options.size]((2, 3))
     with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as folder:
         os.environ["HFFNET_CACHE_DIR"] = f"{folder}/cache"
-        bundle = open_bundle(write_network_bundle(Path(folder) / "random.hffnet", config))
-        print(f"Load average before: {os.getloadavg()[0]:.2f}, after the export.\n")
-        _compare(bundle, config, options.threads, options.turns, compiled=options.compile)
-        _build(bundle)
+        path = options.bundle or Path(folder) / "random.hffnet"
+        bundle = open_bundle(path if path.exists() else write_network_bundle(path, config))
+        print(f"Load average {os.getloadavg()[0]:.2f}, after the export.\n")
+        if options.only != "build":
+            _compare(bundle, config, options.threads, options.turns, compiled=options.compile)
+        if options.only != "compare":
+            _build(bundle)
 
 
 def _compare(bundle: Bundle, config: ModelConfig, threads: int, turns: int, *, compiled: bool) -> None:
