@@ -3,9 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hffnet.calibration.statistics import ranges_from_frames
 from hffnet.runtime.cli import main
 from hffnet.train.synthetic import write_dataset
 
@@ -19,8 +21,8 @@ class Ran:
         self.code, self.out, self.err = code, out, err
 
     @property
-    def document(self) -> dict:  # type: ignore[type-arg]
-        found: dict = json.loads(self.out)  # type: ignore[type-arg]
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
         return found
 
 
@@ -102,14 +104,11 @@ def test_the_gate_writes_nothing_when_int8_costs_too_much(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ranges a hundredth of the true ones clip nearly everything away: a real int8 graph, really bad."""
-    from hffnet.calibration import int8
 
-    whole = int8.ranges_from_frames
+    def clipped(*arguments: Any, **options: Any) -> dict[str, float]:
+        return {name: limit / 100 for name, limit in ranges_from_frames(*arguments, **options).items()}
 
-    def clipped(*arguments: object, **options: object) -> dict[str, float]:
-        return {name: limit / 100 for name, limit in whole(*arguments, **options).items()}  # type: ignore[arg-type]
-
-    monkeypatch.setattr(int8, "ranges_from_frames", clipped)
+    monkeypatch.setattr("hffnet.calibration.int8.ranges_from_frames", clipped)
     options = ("--int8", "--calibration-data", folder / "data", "-o", tmp_path / "bad.hffnet")
     done = ran(capsys, "export", folder / "checkpoint", *options)
     assert done.code == 1, done.err
