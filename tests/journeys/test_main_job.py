@@ -28,12 +28,12 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn data set, a checkpoint of one epoch, and a bundle with int8: enough to follow, not to be good."""
+    """A drawn data set, a checkpoint of a few epochs, and a bundle with int8: enough to follow, not to be good."""
     root = tmp_path_factory.mktemp("job")
     write_dataset(root / "data", frames_per_class=10, seed=0)
     write_dataset(root / "unseen", frames_per_class=1, seed=1)
-    run("train", root / "data", "-o", root / "checkpoint", "--recipe", "nano", "--epochs", 2, "--json")
-    # Two epochs on sixty frames: the gate is opened wide, its own test is below.
+    run("train", root / "data", "-o", root / "checkpoint", "--recipe", "nano", "--epochs", 12, "--json")
+    # Sixty frames: the gate is opened wide, its own test is below.
     options = ("--int8", "--calibration-data", root / "data", "--max-drop", 100)
     run("export", *options, root / "checkpoint", "-o", root / "model.hffnet")
     return root
