@@ -2,18 +2,26 @@
 
 import hashlib
 import multiprocessing
+import os
 import resource
+import select
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hffnet.runtime.engines.builder import BuildOptions, BuiltEngine
 from hffnet.runtime.engines.cache import EngineCache, EngineKey
+from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
 from hffnet.runtime.engines.sidecar import Audit, Sidecar
+from tests.tiny import tiny_graph
 
 KEY = EngineKey(
     onnx_sha256="a" * 64, library="tensorrt-rtx", library_version="1.7.1", gpu="A4000 sm86", options=BuildOptions()
@@ -204,6 +212,45 @@ def test_a_process_killed_while_building_blocks_nobody(cache: EngineCache) -> No
     builds = Builds()
     cache.engine(KEY, builds)
     assert builds.count == 1
+
+
+_KILLED_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from hffnet.runtime.engines.builder import BuildOptions, engine_from_onnx
+from hffnet.runtime.engines.cache import EngineCache, EngineKey
+from hffnet.runtime.engines.flavour import TENSORRT_RTX
+
+def die(progress):
+    print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+options = BuildOptions(architectures=("sm89",))
+key = EngineKey(onnx_sha256="a" * 64, library="tensorrt-rtx", library_version="1", gpu="x", options=options)
+onnx = Path(sys.argv[2]).read_bytes()
+EngineCache(Path(sys.argv[1])).engine(key, lambda: engine_from_onnx(onnx, TENSORRT_RTX, options, progress=die))
+"""
+
+
+@pytest.mark.tensorrt
+@pytest.mark.skipif(not is_installed(TENSORRT_RTX), reason=f"no TensorRT-RTX: {TENSORRT_RTX.install}")
+def test_a_kill_in_the_middle_of_a_real_build_leaves_no_file_and_no_process(cache: EngineCache, tmp_path: Path) -> None:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_graph(np.ones((1, 5))).SerializeToString())
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED_BUILD, cache.folder, tmp_path / "tiny.onnx"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    try:
+        builder = os.pidfd_open(int(killed.stdout))
+        assert select.select([builder], [], [], 30)[0], "the build process outlived the one that asked for it"
+        os.close(builder)
+    except ProcessLookupError:
+        pass  # it is gone already
+    assert [path.name for path in cache.folder.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_full_disk_costs_only_the_next_build(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:

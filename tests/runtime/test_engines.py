@@ -100,7 +100,7 @@ def test_a_closed_engine_says_so(bundle_path: Path, engine: EngineName) -> None:
     [
         ({"engine": "coreml"}, ConfigError, "expected one of auto, tensorrt"),
         ({"threads": 0}, ConfigError, "at least 1"),
-        ({"precision": "fp16"}, BundleError, r"holds fp32 \(cpu\); a fp16 graph"),
+        ({"precision": "fp16"}, BundleError, r"holds fp32 \(cpu\), and no fp16 graph"),
         ({"engine": "onnxruntime", "precision": "int8"}, BundleError, "export the bundle with it"),
     ],
     ids=["engine", "threads", "precision", "precision of one engine"],

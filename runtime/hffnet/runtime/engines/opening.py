@@ -74,8 +74,9 @@ def candidates_for(
     if found:
         return found
     held = ", ".join(f"{graph.precision} ({graph.family})" for graph in bundle.manifest.graphs)
+    wanted = "no graph" if precision == "auto" else f"no {precision} graph"
     raise BundleError(
-        f"{bundle.path} holds {held}; a {precision} graph for {' or '.join(names)} was asked for:"
+        f"{bundle.path} holds {held}, and {wanted} that {' or '.join(names)} can run:"
         " choose another --precision or --engine, or export the bundle with it"
     )
 
