@@ -14,6 +14,7 @@ import openvino
 from hffnet.runtime.engines import Outputs
 from hffnet.runtime.engines.cache import EngineCache
 from hffnet.runtime.errors import EngineError
+from hffnet.runtime.graph import facts_from_onnx
 
 WORTH_KEEPING_SECONDS = 1.0
 """A model that compiles quicker than this is not kept: reading and checking it would take as long."""
@@ -24,8 +25,8 @@ _log = logging.getLogger(__name__)
 class OpenVinoEngine:
     """One compiled OpenVINO model; several threads take turns.
 
-    Where the CPU computes bfloat16 in hardware OpenVINO uses it for what is not quantized; ``arithmetic`` says so,
-    and the self-test decides whether the result is near enough.
+    Where the CPU computes bfloat16 in hardware OpenVINO uses it for what an int8 graph leaves float; ``arithmetic``
+    says so, and the self-test decides whether the result is near enough. A fp32 graph is computed in float32.
 
     Args:
         graph: the ONNX model.
@@ -43,8 +44,9 @@ class OpenVinoEngine:
         settings: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            settings["INFERENCE_PRECISION_HINT"] = "bf16"
+        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        is_int8 = facts_from_onnx(graph).precision == "int8"
+        settings["INFERENCE_PRECISION_HINT"] = "bf16" if has_bf16 and is_int8 else "f32"
         compiled = self._compiled(core, graph, settings, cache)
         self._request = compiled.create_infer_request()
         self._logits = compiled.output("logits")
