@@ -76,9 +76,8 @@ def grey_from_palette(indices: Samples, colormap: npt.NDArray[np.uint16], name: 
             f"{name}: palette index {int(indices.max())} was found, the colour map has {table.size} entries. "
             "The file is damaged: save the frame again."
         )
-    if table.dtype == np.uint8 and indices.dtype == np.uint8 and np.array_equal(table, np.arange(table.size)):
-        return np.ascontiguousarray(indices)
-    return np.asarray(table[indices])
+    grey: GreyPixels = table[indices]
+    return grey
 
 
 def _table(colormap: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
@@ -109,14 +108,14 @@ def _depth(samples: Samples, name: str, bits: int | None) -> Samples:
     native = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     match native.dtype.kind:
         case "b":
-            return native.view(np.uint8) * np.uint8(255)
+            return np.multiply(native.view(np.uint8), np.uint8(255))
         case "u":
             return _from_unsigned(native, bits)
         case "i" if native.itemsize <= 2:
-            unsigned = native.view(f"u{native.itemsize}")
-            return unsigned ^ unsigned.dtype.type(1 << (8 * native.itemsize - 1))  # x + 2^(n-1): flips the sign bit
+            sign = np.array(1 << (8 * native.itemsize - 1), f"u{native.itemsize}")
+            return np.bitwise_xor(native.view(sign.dtype), sign)  # x + 2^(n-1)
         case "i":
-            return _from_unsigned((native - native.min(initial=0)).view(f"u{native.itemsize}"), None)
+            return _from_unsigned(np.subtract(native, native.min(initial=0)).view(f"u{native.itemsize}"), None)
         case "f":
             return _from_float(native, name)
     raise FrameError(
@@ -127,13 +126,13 @@ def _depth(samples: Samples, name: str, bits: int | None) -> Samples:
 
 def _from_unsigned(samples: Samples, bits: int | None) -> Samples:
     if samples.itemsize == 1 and bits is not None and bits < 8:
-        return samples * np.uint8(255 // (2**bits - 1))
+        return np.multiply(samples, np.uint8(255 // (2**bits - 1)))
     if samples.itemsize <= 2:
         return samples
     needed = int(samples.max(initial=0)).bit_length()
     if needed <= 16:
         return samples.astype(np.uint16)
-    return (samples * (1.0 / (2**needed - 1))).astype(np.float32)
+    return np.multiply(samples, 1.0 / (2**needed - 1), dtype=np.float64).astype(np.float32)
 
 
 def _from_float(samples: Samples, name: str) -> Samples:

@@ -5,8 +5,6 @@ import struct
 from hffnet.runtime.errors import FrameError
 from hffnet.runtime.limits import Limits
 
-MAGIC = (b"\xff\xd8\xff",)
-
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _READ = {0xC0, 0xC1, 0xC2}

@@ -18,6 +18,8 @@ from hffnet.runtime.limits import Limits
 
 RasterFormat = Literal["PNG", "JPEG", "BMP"]
 
+MAGIC: dict[bytes, RasterFormat] = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _PNG_END = b"IEND\xaeB`\x82"
 

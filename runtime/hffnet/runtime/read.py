@@ -4,57 +4,108 @@ The format is told by the first bytes, never by the extension.
 """
 
 import hashlib
+import logging
 import os
 import stat
 from pathlib import Path
 
 from hffnet.runtime.errors import FrameError
-from hffnet.runtime.frame import Crop, Frame
+from hffnet.runtime.frame import Frame, GreyPixels
+from hffnet.runtime.infobar import BarSetting, crop_of
 from hffnet.runtime.limits import Limits
+from hffnet.runtime.metadata import VENDOR_TAGS, described_from_sidecar, described_from_tags, sidecars_of
+from hffnet.runtime.raster import MAGIC as RASTER_MAGIC
 from hffnet.runtime.raster import grey_from_raster
 from hffnet.runtime.tiff import MAGIC as TIFF_MAGIC
 from hffnet.runtime.tiff import tiff_frame_from_bytes
 
-__all__ = ["Limits", "frame_from_bytes", "read_frame"]
+__all__ = ["BarSetting", "Limits", "frame_from_bytes", "read_frame"]
 
+_LOG = logging.getLogger(__name__)
+
+MAX_SIDECAR_BYTES = 2**18
 _DEFAULT_LIMITS = Limits()
 
 
-def read_frame(source: Path, *, limits: Limits = _DEFAULT_LIMITS, follow_links: bool = True) -> Frame:
-    """Read one frame from a file.
+def read_frame(
+    source: Path, *, limits: Limits = _DEFAULT_LIMITS, bar: BarSetting | None = None, follow_links: bool = True
+) -> Frame:
+    """Read one frame from a file, with the text file the microscope may have put beside it.
+
+    Args:
+        source: TIFF, PNG, JPEG or BMP.
+        limits: bounds, checked before memory is asked for.
+        bar: what is known of this instrument's info bar.
+        follow_links: False for watch folders, whose file names are not trusted.
 
     Raises:
         FrameError: the file is missing, not a regular file, truncated, damaged, over a limit, or not a frame.
     """
-    return frame_from_bytes(_file_bytes(source, limits, follow_links=follow_links), str(source), limits=limits)
+    data = _file_bytes(source, limits.max_file_bytes, follow_links=follow_links)
+    return frame_from_bytes(
+        data, str(source), limits=limits, bar=bar, sidecar=_sidecar_bytes(source, follow_links=follow_links)
+    )
 
 
-def frame_from_bytes(data: bytes, name: str, *, limits: Limits = _DEFAULT_LIMITS) -> Frame:
+def frame_from_bytes(
+    data: bytes,
+    name: str,
+    *,
+    limits: Limits = _DEFAULT_LIMITS,
+    bar: BarSetting | None = None,
+    sidecar: bytes | None = None,
+) -> Frame:
     """Decode one frame from the bytes of a file.
 
+    Args:
+        data: the whole file.
+        name: for people, records and error sentences.
+        limits: bounds, checked before memory is asked for.
+        bar: what is known of this instrument's info bar.
+        sidecar: the text beside the frame; used where the file itself carries no vendor metadata.
+
     Raises:
-        FrameError: as for ``read_frame``.
+        FrameError: truncated, damaged, over a limit, or not a frame.
     """
     limits.check_file(len(data), name)
+    pixels, tags = _decoded(data, name, limits)
+    size = (pixels.shape[0], pixels.shape[1])
+    described = described_from_tags(tags, size, name)
+    if sidecar is not None and described.acquisition.vendor is None:
+        described = described_from_sidecar(sidecar, size, name)
+    return Frame(
+        pixels=pixels,
+        crop=crop_of(pixels, described, bar, name),
+        name=name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        acquisition=described.acquisition,
+    )
+
+
+def _decoded(data: bytes, name: str, limits: Limits) -> tuple[GreyPixels, dict[int, bytes]]:
+    """Pixels and raw vendor tags of a file of any format that is read."""
     if data[:4] in TIFF_MAGIC:
-        pixels = tiff_frame_from_bytes(data, name, limits, frozenset()).pixels
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        pixels = grey_from_raster(data, "PNG", name, limits)
-    elif data.startswith(b"\xff\xd8\xff"):
-        pixels = grey_from_raster(data, "JPEG", name, limits)
-    elif data.startswith(b"BM"):
-        pixels = grey_from_raster(data, "BMP", name, limits)
-    else:
-        raise FrameError(
-            f"{name}: {len(data)} bytes beginning with {data[:8]!r} were found; a TIFF, PNG, JPEG or BMP was expected. "
-            "Export the frame from the microscope in one of these formats."
-        )
-    height, width = pixels.shape
-    crop = Crop(top=0, left=0, height=height, width=width, reason="whole")
-    return Frame(pixels=pixels, crop=crop, name=name, sha256=hashlib.sha256(data).hexdigest())
+        return tiff_frame_from_bytes(data, name, limits, VENDOR_TAGS)
+    for magic, kind in RASTER_MAGIC.items():
+        if data.startswith(magic):
+            return grey_from_raster(data, kind, name, limits), {}
+    raise FrameError(
+        f"{name}: {len(data)} bytes beginning with {data[:8]!r} were found; a TIFF, PNG, JPEG or BMP was expected. "
+        "Export the frame from the microscope in one of these formats."
+    )
 
 
-def _file_bytes(source: Path, limits: Limits, *, follow_links: bool) -> bytes:
+def _sidecar_bytes(source: Path, *, follow_links: bool) -> bytes | None:
+    for place in sidecars_of(source):
+        try:
+            return _file_bytes(place, MAX_SIDECAR_BYTES, follow_links=follow_links)
+        except FrameError as error:
+            if place.exists():
+                _LOG.warning("%s: not used as metadata: %s", place, error)
+    return None
+
+
+def _file_bytes(source: Path, max_bytes: int, *, follow_links: bool) -> bytes:
     """All bytes of a regular file, read once; never waits on a pipe or a device."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
     try:
@@ -62,8 +113,8 @@ def _file_bytes(source: Path, limits: Limits, *, follow_links: bool) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise FrameError(f"{source}: not a regular file. Give the path of a frame.")
-            limits.check_file(status.st_size, str(source))
-            return file.read(status.st_size)
+            Limits(max_file_bytes=max_bytes).check_file(status.st_size, str(source))
+            return file.read(status.st_size)  # what comes later belongs to another read
     except OSError as error:
         raise FrameError(
             f"{source}: cannot be read ({error.strerror or error}). An existing, readable frame was expected: check "

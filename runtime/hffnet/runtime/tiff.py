@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -60,9 +60,8 @@ class _Silence(logging.Filter):
 _SILENCE = _Silence()
 
 
-@dataclass(frozen=True, slots=True)
-class TiffFrame:
-    """Page 0 and the file's directory."""
+class TiffFrame(NamedTuple):
+    """Page 0: grey pixels (H, W), and the bytes of the tags that were asked for."""
 
     pixels: GreyPixels
     tags: dict[int, bytes]
