@@ -1,0 +1,78 @@
+// Answers for tests/parity: one JSON line per input line. An input line is a JSON object whose "ask" says what of.
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "hffnet/bundle.hpp"
+#include "hffnet/decode.hpp"
+#include "hffnet/preprocess.hpp"
+
+namespace {
+
+using nlohmann::json;
+
+json refused(const hffnet::Failure& failure) {
+  return {{"ok", false}, {"error", static_cast<int>(failure.error)}, {"sentence", failure.sentence}};
+}
+
+// Opened, and its test vectors read, as an engine would.
+json answer_bundle(const json& question) {
+  const auto bundle = hffnet::Bundle::open(question["path"]);
+  if (!bundle.ok()) return refused(bundle.failure());
+  const auto vectors = bundle.value().vectors();
+  if (!vectors.ok()) return refused(vectors.failure());
+  return {{"ok", true}, {"sha256", bundle.value().sha256()}, {"num_frames", vectors.value().num_frames}};
+}
+
+json answer_preprocess(const json& question) {
+  std::ifstream file(question["pixels"].get<std::string>(), std::ios::binary);
+  const std::vector<char> pixels{std::istreambuf_iterator<char>(file), {}};
+  const std::string type = question["dtype"];
+  const hffnet::Depth depth = type == "uint8"    ? hffnet::Depth::kUint8
+                              : type == "uint16" ? hffnet::Depth::kUint16
+                                                 : hffnet::Depth::kFloat32;
+  const std::size_t width = question["width"];
+  hffnet::PreprocessSpec spec{question["size"], question["low"], question["high"], question["min_span"]};
+  hffnet::Preprocessor preprocess(spec);
+  const auto input = preprocess({pixels.data(), depth, question["height"], width, width * bytes_per_pixel(depth)});
+  if (!input.ok()) return refused(input.failure());
+  std::ofstream out(question["out"].get<std::string>(), std::ios::binary);
+  out.write(reinterpret_cast<const char*>(input.value().data()), static_cast<std::streamsize>(input.value().size()));
+  return {{"ok", true}};
+}
+
+json answer_decode(const json& question) {
+  std::vector<hffnet::Level> levels;
+  for (const json& level : question["levels"]) levels.push_back({level["name"], level["classes"], level["parents"]});
+  const auto taxonomy = hffnet::Taxonomy::from_levels(std::move(levels));
+  if (!taxonomy.ok()) return refused(taxonomy.failure());
+  hffnet::DecodeSpec spec{question["temperatures"], {}};
+  if (!question["min_confidence"].is_null()) spec.min_confidence = question["min_confidence"].get<double>();
+  json decisions = json::array();
+  for (const json& row : question["logits"]) {
+    const std::vector<float> logits = row;
+    const auto decision = hffnet::decode(logits, taxonomy.value(), spec);
+    if (!decision.ok()) return refused(decision.failure());
+    decisions.push_back({{"path", decision.value().path},
+                         {"confidence", decision.value().confidence},
+                         {"answer", decision.value().answer},
+                         {"probabilities", decision.value().probabilities}});
+  }
+  return {{"ok", true}, {"decisions", decisions}};
+}
+
+}  // namespace
+
+int main() {
+  for (std::string line; std::getline(std::cin, line);) {
+    const json question = json::parse(line);
+    const std::string ask = question["ask"];
+    const json answer = ask == "bundle"       ? answer_bundle(question)
+                        : ask == "preprocess" ? answer_preprocess(question)
+                                              : answer_decode(question);
+    std::cout << answer.dump() << '\n';
+  }
+}
