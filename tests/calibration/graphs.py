@@ -110,4 +110,5 @@ def textured_frames(num: int, size: int = 32, seed: int = 0) -> npt.NDArray[np.u
     waves = rng.uniform(1, 8, (num, 2))
     phase = np.einsum("nk,khw->nhw", waves, np.stack([x, y]))
     clean = 127 + 80 * np.sin(2 * np.pi * phase)
-    return np.clip(clean + rng.normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
+    frames: npt.NDArray[np.uint8] = np.clip(clean + rng.normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
+    return frames

@@ -23,6 +23,19 @@ _QUANTIZED_OPS = frozenset({
     "ConvInteger",
     "MatMulInteger",
 })  # fmt: skip
+_NONNEGATIVE_OPS = frozenset({"Relu", "Sigmoid", "Softmax", "Abs"})
+_SIGN_KEEPING_OPS = frozenset({
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+})  # fmt: skip
 _MIN_OPSET = 13  # per-axis QuantizeLinear
 _MIN_OPSET_FLOAT16 = 19  # float16 scales
 _MAX_OPSET = 20  # TensorRT 10.3 (JetPack 6) reads no later one
@@ -55,8 +68,7 @@ class GraphIndex:
         self.outputs = {output.name for output in graph.output}
         for node in self.nodes:
             if node.op_type == "Constant":
-                values = [a.t for a in node.attribute if a.name == "value"]
-                self.constants.update({node.output[0]: value for value in values})
+                self.constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
             self.producers.update(dict.fromkeys(node.output, node))
             for index, name in enumerate(node.input):
                 self.uses[name].append(Use(node=node, input_index=index))
@@ -86,6 +98,17 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
     return next((a.i for a in node.attribute if a.name == name), default)
 
 
+def nonnegative_tensors(index: GraphIndex) -> frozenset[str]:
+    """Tensors that cannot be negative, whatever the frames: behind ReLU and what keeps the sign."""
+    found: set[str] = set()
+    for node in index.nodes:
+        keeps = node.op_type in _SIGN_KEEPING_OPS and node.input[0] in found
+        adds = node.op_type == "Add" and all(name in found for name in node.input)
+        if node.op_type in _NONNEGATIVE_OPS or keeps or adds:
+            found.add(node.output[0])
+    return frozenset(found)
+
+
 def model_from_path(path: Path) -> ModelProto:
     """Read and check a float model.
 
@@ -102,6 +125,23 @@ def model_from_path(path: Path) -> ModelProto:
         raise GraphError(f"{path} holds no graph; expected an ONNX model, export it again")
     check_float_graph(model, str(path))
     return model
+
+
+def frame_size(model: ModelProto) -> int:
+    """Side of the square input in pixels.
+
+    Raises:
+        GraphError: the graph has not one input, uint8 (N, size, size).
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [entry for entry in model.graph.input if entry.name not in constants]
+    if len(inputs) == 1:
+        tensor = inputs[0].type.tensor_type
+        sides = [axis.dim_value for axis in tensor.shape.dim[1:]]
+        if tensor.elem_type == TensorProto.UINT8 and len(sides) == 2 and sides[0] == sides[1] > 0:
+            return int(sides[0])
+    found = ", ".join(f"{entry.name!r}" for entry in inputs)
+    raise GraphError(f"the graph's inputs are {found}; expected one, 'frames', of uint8 with the shape (N, size, size)")
 
 
 def check_float_graph(model: ModelProto, name: str = "the graph") -> None:

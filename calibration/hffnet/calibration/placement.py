@@ -119,9 +119,7 @@ def placement_from_onnx(
     for node in (n for n in index.nodes if n.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}):
         reason = _reason_to_stay_float(node, index, mode, heads, include, exclude)
         if reason:
-            floats.append(
-                FloatPoint(node=node_name(node), op_type=node.op_type, output=node.output[0], reason=reason)
-            )
+            floats.append(FloatPoint(node=node_name(node), op_type=node.op_type, output=node.output[0], reason=reason))
         else:
             points.append(_weighted_point(node))
     if not points:
@@ -244,9 +242,7 @@ def _residuals(index: GraphIndex, quantized: set[str], exclude: Sequence[str]) -
 
 def _is_fusable_conv(tensor: str, index: GraphIndex, quantized: set[str]) -> bool:
     producer = index.producers.get(tensor)
-    return (
-        producer is not None and producer.op_type == "Conv" and tensor in quantized and len(index.uses[tensor]) == 1
-    )
+    return producer is not None and producer.op_type == "Conv" and tensor in quantized and len(index.uses[tensor]) == 1
 
 
 def _feeds_transformer(node: NodeProto, index: GraphIndex) -> bool:

@@ -1,22 +1,29 @@
 """Writes a placement and its ranges into a float graph as QuantizeLinear and DequantizeLinear nodes.
 
 Weights are stored as int8 with one scale per output channel, so the file is a quarter of the float one. Standard domain
-only; symmetric, zero point 0; bias and everything outside the placement keep their type, so a float16 graph stays
-float16 around the int8 parts. Same input, same bytes out.
+only; zero point 0; bias and everything outside the placement keep their type, so a float16 graph stays float16 around
+the int8 parts. Same input, same bytes out.
+
+Activations are int8 for TensorRT, which knows no other. CPU engines also take uint8, and tensors that are never
+negative (after ReLU) then have twice the resolution; onnxruntime fuses conv + ReLU to one integer kernel only so.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from hffnet.calibration.graph import GraphIndex, check_float_graph
-from hffnet.calibration.observers import NUM_LEVELS
+from hffnet.calibration.graph import GraphIndex, check_float_graph, nonnegative_tensors
+from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS
 from hffnet.calibration.placement import Placement, WeightedPoint
 from hffnet.runtime.errors import GraphError
+
+ActivationType = Literal["int8", "uint8"]
+"""``uint8``: where a tensor cannot be negative, int8 elsewhere; not for TensorRT."""
 
 _FLOAT_TYPES: dict[int, type[np.float32 | np.float16]] = {
     TensorProto.FLOAT: np.float32,
@@ -58,21 +65,28 @@ class _Rewrite:
         self.initializers[name] = numpy_helper.from_array(values, name)
         return name
 
-    def zero_point(self, shape: tuple[int, ...]) -> str:
-        """Zeros of int8, one initializer for each shape."""
-        name = "_".join(["hffnet_zero_point", *map(str, shape)])
+    def zero_point(self, shape: tuple[int, ...], dtype: type[np.int8 | np.uint8] = np.int8) -> str:
+        """Zeros, one initializer for each type and shape."""
+        name = "_".join(["hffnet_zero", np.dtype(dtype).name, *map(str, shape)])
         if name not in self.initializers:
-            self.constant(name, np.zeros(shape, np.int8))
+            self.constant(name, np.zeros(shape, dtype))
         return name
 
 
-def qdq_from_onnx(model: ModelProto, ranges: Mapping[str, float], placement: Placement) -> ModelProto:
+def qdq_from_onnx(
+    model: ModelProto,
+    ranges: Mapping[str, float],
+    placement: Placement,
+    *,
+    activations: ActivationType = "int8",
+) -> ModelProto:
     """The INT8 graph.
 
     Args:
         model: float32 or float16 graph; not changed.
         ranges: magnitude that becomes +-127, for each of ``placement.tensors``.
         placement: made from ``model``, or from a graph with the same tensor names.
+        activations: ``int8`` for every engine; ``uint8`` for CPU engines only, see above. There the range becomes 255.
 
     Raises:
         GraphError: ``model`` is refused by ``check_float_graph``, a placed tensor or weight is not in it or not of a
@@ -86,8 +100,12 @@ def qdq_from_onnx(model: ModelProto, ranges: Mapping[str, float], placement: Pla
     _quantize_weights(index, placement, rewrite)
     dtypes = {p.activation: _FLOAT_TYPES[index.constants[p.weight].data_type] for p in placement.weighted}
     default = next(iter(dtypes.values()))
+    unsigned = nonnegative_tensors(index) if activations == "uint8" else frozenset()
     for tensor in placement.tensors:
-        _quantize_activation(tensor, ranges[tensor], dtypes.get(tensor, default), placement, rewrite)
+        dtype = dtypes.get(tensor, default)
+        rewrite.after[tensor], output = _activation_nodes(tensor, ranges[tensor], dtype, tensor in unsigned, rewrite)
+        rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
+        rewrite.inputs |= {(p.output, p.input_index): output for p in placement.residuals if p.activation == tensor}
     return _rewritten(model, index, rewrite)
 
 
@@ -103,11 +121,11 @@ def scales_from_weight(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArra
 
 
 def int8_from_weight(
-    weight: npt.NDArray[np.float32], scales: npt.NDArray[np.floating], axis: int
+    weight: npt.NDArray[np.float32], scales: npt.NDArray[np.float32], axis: int
 ) -> npt.NDArray[np.int8]:
     """Nearest multiples of each channel's scale, -127..127 (ties to even, as QuantizeLinear has it)."""
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    levels = weight / scales.astype(np.float32).reshape(shape)
+    levels = weight / scales.reshape(shape)
     np.rint(levels, out=levels)
     np.clip(levels, -NUM_LEVELS, NUM_LEVELS, out=levels)
     return levels.astype(np.int8)
@@ -151,40 +169,43 @@ def _quantize_weights(index: GraphIndex, placement: Placement, rewrite: _Rewrite
 def _quantize_weight(tensor: TensorProto, point: WeightedPoint, rewrite: _Rewrite) -> str:
     weight = numpy_helper.to_array(tensor).astype(np.float32, copy=False)
     if not np.isfinite(weight).all():
-        raise GraphError(f"the weight {point.weight!r} of {point.node!r} holds NaN or infinity; the float model is broken")
+        raise GraphError(
+            f"the weight {point.weight!r} of {point.node!r} holds NaN or infinity; the float model is broken"
+        )
     # The integers are made from the scale as stored: in float16 it is rounded.
     scales = scales_from_weight(weight, point.weight_axis).astype(_FLOAT_TYPES[tensor.data_type])
+    levels = int8_from_weight(weight, scales.astype(np.float32), point.weight_axis)
     name = point.weight
     inputs = [
-        rewrite.constant(f"{name}_int8", int8_from_weight(weight, scales, point.weight_axis)),
+        rewrite.constant(f"{name}_int8", levels),
         rewrite.constant(f"{name}_scale", scales),
         rewrite.zero_point(scales.shape),
     ]
     output = rewrite.fresh(f"{name}_dq")
-    rewrite.first.append(
-        helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=point.weight_axis)
-    )
+    rewrite.first.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=point.weight_axis))
     return output
 
 
-def _quantize_activation(
-    tensor: str, limit: float, dtype: type[np.float32 | np.float16], placement: Placement, rewrite: _Rewrite
-) -> None:
-    scale = np.asarray(max(limit / NUM_LEVELS, _SMALLEST_SCALE), dtype)
+def _activation_nodes(
+    tensor: str,
+    limit: float,
+    dtype: type[np.float32 | np.float16],
+    unsigned: bool,
+    rewrite: _Rewrite,
+) -> tuple[list[NodeProto], str]:
+    """The Q and DQ behind ``tensor``, and the name of what comes out."""
+    num_levels = NUM_UNSIGNED_LEVELS if unsigned else NUM_LEVELS
+    scale = np.asarray(max(limit / num_levels, _SMALLEST_SCALE), dtype)
     if not np.isfinite(scale):
         raise GraphError(f"the range {limit:g} of tensor {tensor!r} does not fit into float16; exclude its readers")
-    parameters = [rewrite.constant(f"{tensor}_scale", scale), rewrite.zero_point(())]
+    zero_point = rewrite.zero_point((), np.uint8 if unsigned else np.int8)
+    parameters = [rewrite.constant(f"{tensor}_scale", scale), zero_point]
     quantized, output = rewrite.fresh(f"{tensor}_q"), rewrite.fresh(f"{tensor}_dq")
-    rewrite.after[tensor] = [
+    nodes = [
         helper.make_node("QuantizeLinear", [tensor, *parameters], [quantized], name=quantized),
         helper.make_node("DequantizeLinear", [quantized, *parameters], [output], name=output),
     ]
-    for point in placement.weighted:
-        if point.activation == tensor:
-            rewrite.inputs[point.output, 0] = output
-    for residual in placement.residuals:
-        if residual.activation == tensor:
-            rewrite.inputs[residual.output, residual.input_index] = output
+    return nodes, output
 
 
 def _rewritten(model: ModelProto, index: GraphIndex, rewrite: _Rewrite) -> ModelProto:

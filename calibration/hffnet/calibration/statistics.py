@@ -5,10 +5,11 @@ tensors to observe are declared as outputs by appending a few bytes to the file 
 is their merger), so a model of a gigabyte costs what onnxruntime needs for it, and no more.
 """
 
-import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,6 @@ import onnxruntime as ort
 from hffnet.calibration.observers import Observer
 from hffnet.runtime.errors import DatasetError, GraphError
 
-logger = logging.getLogger(__name__)
-
 Frame = npt.NDArray[np.uint8]
 Progress = Callable[[int], None]
 """Called after each batch with the number of frames done so far."""
@@ -33,7 +32,7 @@ def ranges_from_frames(
     frames_HW: Iterable[Frame],
     observers: Mapping[str, Observer],
     *,
-    batch: int = 2,
+    batch: int = 1,
     num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
@@ -43,8 +42,8 @@ def ranges_from_frames(
         model: float ONNX file, or its bytes; one input of uint8 (N, H, W).
         frames_HW: preprocessed frames, (H, W) uint8 each, all of one size; an (N, H, W) array will do.
         observers: by tensor name; they are updated, so they can be asked for more than the range afterwards.
-        batch: frames per run of the graph.
-        num_threads: of onnxruntime; all cores where None.
+        batch: frames per run of the graph; more than one costs memory and gains little on a CPU.
+        num_threads: of onnxruntime, and to count values; all cores where None.
         progress: see ``Progress``.
 
     Raises:
@@ -53,13 +52,13 @@ def ranges_from_frames(
     """
     count = 0
     names = list(observers)
-    with _observed_session(model, names, num_threads) as session:
+    workers = ThreadPoolExecutor(num_threads or os.cpu_count(), "observer")
+    with _observed_session(model, names, num_threads) as session, workers:
         input_name = session.get_inputs()[0].name
         iterator = iter(frames_HW)
         while frames := list(islice(iterator, batch)):
             values = session.run(names, {input_name: np.stack(frames)})
-            for name, value in zip(names, values, strict=True):
-                _update(observers[name], name, value)
+            list(workers.map(_update, observers.values(), names, values))
             del values  # before the next run makes its own
             count += len(frames)
             if progress:
@@ -81,6 +80,8 @@ def _observed_session(model: Path | bytes, names: list[str], num_threads: int | 
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or 0
     options.log_severity_level = 3
+    # Threads that spin after a run would take the cores from the observers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
         path = Path(folder) / "observed.onnx"
         _write_observed(path, model, names)

@@ -11,7 +11,6 @@ import ast
 import copy
 import logging
 import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -162,9 +161,9 @@ def _check_form(model: ir.Model, form: DeployForm) -> None:
 
 
 def _write(model: ir.Model, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             content = _serialised(model, path)
             file.write(content)
             file.flush()
@@ -175,9 +174,9 @@ def _write(model: ir.Model, path: Path) -> None:
             onnx.checker.check_model(temporary, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise GraphError(f"the exported graph of {path} is not valid ONNX: {error}") from error
-        Path(temporary).replace(path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _serialised(model: ir.Model, path: Path) -> bytes:

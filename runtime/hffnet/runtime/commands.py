@@ -15,13 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A *.hffnet file.", show_default=False)]
-EngineOption = Annotated[
-    Literal["auto", "openvino", "onnxruntime"], typer.Option("--engine", help="auto takes the fastest that is sound.")
-]
-PrecisionOption = Annotated[
-    Literal["auto", "fp32", "fp16", "int8"],
-    typer.Option("--precision", help="auto takes int8 where there is one."),
-]
+EngineChoice = Literal["auto", "openvino", "onnxruntime"]
+PrecisionChoice = Literal["auto", "fp32", "fp16", "int8"]
+EngineOption = Annotated[EngineChoice, typer.Option("--engine", help="auto takes the fastest that is sound.")]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option("--precision", help="auto takes int8 where there is one.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine.", show_default="all")
 ]
@@ -52,10 +49,10 @@ def classify(
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
-    from hffnet.runtime.result import prediction_json
     from rich.table import Table
 
     from hffnet.runtime.classifier import Classifier
+    from hffnet.runtime.result import prediction_json
 
     documents, failures = list[dict[str, Any]](), 0
     table = Table("frame", "decision", "confidence", "note")
@@ -68,7 +65,7 @@ def classify(
                 documents.append({"name": str(path), "error": str(error)})
                 typer.echo(f"hffnet: {error}", err=True)
                 continue
-            documents.append(prediction_json(prediction))
+            documents.append(prediction_json(prediction, classifier.bundle.manifest.taxonomy))
             decision = prediction.decision
             table.add_row(
                 str(path),

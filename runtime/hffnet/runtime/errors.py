@@ -50,6 +50,10 @@ class SourceError(HffnetError):
     """A source of frames cannot be opened or has failed for good."""
 
 
+class RecordError(HffnetError):
+    """The records cannot be opened, written or trusted: foreign file, newer version, disk full."""
+
+
 class GraphError(HffnetError):
     """An ONNX graph is not of the form that calibration or export can handle."""
 

@@ -113,7 +113,8 @@ def _depth(samples: Samples, name: str, bits: int | None) -> Samples:
             return _from_unsigned(native, bits)
         case "i" if native.itemsize <= 2:
             sign = np.array(1 << (8 * native.itemsize - 1), f"u{native.itemsize}")
-            return np.bitwise_xor(native.view(sign.dtype), sign)  # x + 2^(n-1)
+            shifted: Samples = np.bitwise_xor(native.view(sign.dtype), sign)  # x + 2^(n-1)
+            return shifted
         case "i":
             return _from_unsigned(np.subtract(native, native.min(initial=0)).view(f"u{native.itemsize}"), None)
         case "f":
@@ -132,7 +133,8 @@ def _from_unsigned(samples: Samples, bits: int | None) -> Samples:
     needed = int(samples.max(initial=0)).bit_length()
     if needed <= 16:
         return samples.astype(np.uint16)
-    return np.multiply(samples, 1.0 / (2**needed - 1), dtype=np.float64).astype(np.float32)
+    scaled: Samples = np.multiply(samples, 1.0 / (2**needed - 1), dtype=np.float64).astype(np.float32)
+    return scaled
 
 
 def _from_float(samples: Samples, name: str) -> Samples:
@@ -149,5 +151,5 @@ def _from_float(samples: Samples, name: str) -> Samples:
 
 def _top(grey: Samples, bits: int | None) -> int:
     if grey.dtype == np.uint16 and bits is not None and bits < 16:
-        return 2**bits - 1
+        return (1 << bits) - 1
     return 255 if grey.dtype == np.uint8 else 65535

@@ -109,12 +109,16 @@ def _file_bytes(source: Path, max_bytes: int, *, follow_links: bool) -> bytes:
     """All bytes of a regular file, read once; never waits on a pipe or a device."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
     try:
-        with os.fdopen(os.open(source, flags), "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(source, flags)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise FrameError(f"{source}: not a regular file. Give the path of a frame.")
+                raise FrameError(f"{source}: a file was expected, a folder, pipe or device found. Give a frame's path.")
             Limits(max_file_bytes=max_bytes).check_file(status.st_size, str(source))
-            return file.read(status.st_size)  # what comes later belongs to another read
+            with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read(status.st_size)  # what is written later belongs to another read
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise FrameError(
             f"{source}: cannot be read ({error.strerror or error}). An existing, readable frame was expected: check "

@@ -159,7 +159,9 @@ def _check_kind(page: Any, name: str, limits: Limits) -> None:  # noqa: ANN401
         "a palette without colour map": page.photometric != 3 or page.colormap is not None,
     }
     if wrong := [what for what, good in found.items() if not good]:
-        raise FrameError(f"{name}: a TIFF with {', '.join(wrong)} was found, which is not read. {_TAKE}")
+        raise FrameError(
+            f"{name}: a TIFF with {', '.join(wrong)} was found; grey, palette or RGB was expected. {_TAKE}"
+        )
     limits.check_picture(page.imagewidth, page.imagelength, page.samplesperpixel, page.dtype.itemsize, name)
     if page.is_tiled:
         limits.check_picture(page.tilewidth, page.tilelength, page.samplesperpixel, page.dtype.itemsize, name)

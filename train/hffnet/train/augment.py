@@ -82,7 +82,9 @@ def _affine_maps(num: int, side: int, config: AugmentConfig, generator: torch.Ge
     cos_N, sin_N = angle_N.cos(), angle_N.sin()
     # Output to source is rotation times stretch; its inverse, row by row, is what warp_affine takes.
     across_N, down_N = mirror_N / sides_N2[:, 0], 1 / sides_N2[:, 1]
-    linear_N22 = torch.stack([across_N * cos_N, across_N * sin_N, -down_N * sin_N, down_N * cos_N], dim=1).view(-1, 2, 2)
+    linear_N22 = torch.stack([across_N * cos_N, across_N * sin_N, -down_N * sin_N, down_N * cos_N], dim=1).view(
+        -1, 2, 2
+    )
     offset_N21 = middle - linear_N22 @ centre_N2.unsqueeze(2)
     return torch.cat([linear_N22, offset_N21], dim=2)
 

@@ -24,9 +24,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, which must not exist, that becomes ``path`` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def whole_folder(path: Path, staging: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path``, which must not exist, when the block ends well.
+
+    It lies in ``staging``, on the same file system, so that what a kill leaves behind is where the caller cleans up.
+    """
+    temporary = staging / f"{path.name}.{os.getpid()}.part"
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -42,8 +45,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all; ``metadata`` goes into its header, so both are of one moment."""
     with whole_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # save_file makes a file that only its owner can read
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
+        temporary.chmod(mode)
 
 
 def _sync(path: Path) -> None:

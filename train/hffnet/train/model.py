@@ -188,7 +188,11 @@ class HFFNet2D(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 1, img_size, img_size) float, from `normalise`, to logits (N, ΣC) in the order of ``Taxonomy.slices``."""
-        local = self.adapt(self.trunk(frames)) + self.pos_embedding
+        return self.logits_from_features(self.trunk(frames))
+
+    def logits_from_features(self, features: Tensor) -> Tensor:
+        """All that follows the trunk: (N, trunk channels, grid, grid) to logits (N, ΣC)."""
+        local = self.adapt(features) + self.pos_embedding
         cls = self.cls_token.expand_as(local)
         x = self.final_norm(self.transformer(torch.cat([cls, local], dim=1)))
         cls, local = x.chunk(2, dim=1)

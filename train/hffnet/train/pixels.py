@@ -68,6 +68,9 @@ def _decode_into(
 
 def _network_input(frame: LabelledFrame, spec: PreprocessSpec) -> Pixels:
     try:
-        return preprocess(read_frame(frame.path).picture, spec)
+        read = read_frame(frame.path)
     except FrameError as error:
-        raise DatasetError(f"{frame.path} (class {'/'.join(frame.classes)}) cannot be used: {error}") from error
+        raise DatasetError(f"a frame of class {'/'.join(frame.classes)} cannot be used: {error}") from error
+    if read.sha256 != frame.sha256:
+        raise DatasetError(f"{frame.path} has changed since the data set was opened; start again once nobody writes it")
+    return preprocess(read.picture, spec)

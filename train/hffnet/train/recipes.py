@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from hffnet.runtime.errors import ConfigError
 from hffnet.train.augment import AugmentConfig
@@ -73,8 +73,8 @@ def paper(num_classes: tuple[int, ...]) -> Recipe:
 def small(num_classes: tuple[int, ...]) -> Recipe:
     """Pre-trained ResNet50, frozen, under a light transformer: minutes on a desktop without a GPU.
 
-    The frozen trunk costs over ten times as much as what is trained, so its features of a few variants are computed once.
-    AdamW, because the paper's SGD rate is made for 200 epochs and a transformer trained for 20 needs a rate per
+    The frozen trunk costs far more than what is trained, so its features of a few variants are computed once.
+    AdamW, because the paper's SGD rate is made for 200 epochs and a transformer trained for 12 needs a rate per
     parameter.
     """
     return Recipe(
@@ -85,7 +85,7 @@ def small(num_classes: tuple[int, ...]) -> Recipe:
         momentum=0.9,
         weight_decay=0.05,
         batch_size=32,
-        epochs=20,
+        epochs=12,
         warmup_epochs=1.0,
         clip=1.0,
         freeze="trunk",
@@ -125,3 +125,22 @@ def recipe_by_name(name: str, num_classes: tuple[int, ...]) -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; expected one of {', '.join(RECIPES)}")
     return RECIPES[name](num_classes)
+
+
+def altered(
+    recipe: Recipe, *, freeze: str | None = None, epochs: int | None = None, batch_size: int | None = None
+) -> Recipe:
+    """A recipe with some numbers of one's own; None keeps the recipe's.
+
+    Raises:
+        ConfigError: a number is out of range; the message names it.
+    """
+    changes = {"freeze": freeze, "epochs": epochs, "batch_size": batch_size}
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return Recipe.model_validate({**dict(recipe), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(
+            f"{problem['loc'][0]} is {problem['input']!r}: {problem['msg']}; see `hffnet train --help`"
+        ) from error

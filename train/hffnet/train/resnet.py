@@ -8,6 +8,7 @@ The module knows neither classes nor transformers.
 import logging
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -205,7 +206,9 @@ def _check_safetensors_header(path: Path) -> None:
 
 def _tensors_from_pth(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols: it loads, or it is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} cannot be read as tensors only: {str(error).splitlines()[0] if str(error) else error!r};"

@@ -1,0 +1,130 @@
+"""``hffnet calibrate``: a float ONNX file and frames in, an INT8 ONNX file and ``calibration.json`` out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hffnet.calibration.frames import CalibrationFrames
+    from hffnet.calibration.int8 import CalibrationOptions
+    from hffnet.calibration.report import CalibrationReport
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Float ONNX file: input uint8 (N, H, W).", metavar="MODEL.onnx")],
+    data: Annotated[Path, typer.Option(help="Labelled frames: a folder of class folders, or a CSV.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="INT8 ONNX file to write.")],
+    num_frames: Annotated[int, typer.Option(min=1, help="Frames to use; 500 and more are recommended.")] = 512,
+    observer: Annotated[
+        Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
+    ] = "mse",
+    percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
+    mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
+    include: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to quantize all the same.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to leave float.")] = None,
+    activations: Annotated[
+        Literal["int8", "uint8"], typer.Option(help="uint8: where never negative; CPU engines only.")
+    ] = "int8",
+    seed: Annotated[int, typer.Option(help="Chooses the frames.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Quantize a float ONNX graph to INT8, with ranges measured on train frames."""
+    from hffnet.calibration.int8 import CalibrationOptions
+    from hffnet.runtime.errors import ConfigError
+
+    if output.resolve() == model.resolve():
+        raise ConfigError(f"{output} is the float model itself; name another file with -o")
+    options = CalibrationOptions(
+        observer=observer,
+        percentile=percentile,
+        mode=mode,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        seed=seed,
+    )
+    frames = _frames(data, num_frames, seed, _frame_size(model))
+    quantized, report = _calibrated(model, frames, options, activations)
+    report_path = output.with_suffix(".calibration.json")
+    _write(output, quantized.SerializeToString())
+    _write(report_path, report.model_dump_json(indent=1).encode())
+    _say(model, output, report_path, report, as_json=as_json)
+
+
+def _frame_size(model: Path) -> int:
+    from hffnet.calibration.graph import frame_size, model_from_path
+
+    return frame_size(model_from_path(model))
+
+
+def _frames(data: Path, num_frames: int, seed: int, size: int) -> "CalibrationFrames":
+    from hffnet.calibration.frames import choose_frames, load_frames
+    from hffnet.runtime.dataset import open_dataset
+    from hffnet.runtime.preprocess import PreprocessSpec
+
+    dataset = open_dataset(data)
+    chosen = choose_frames(dataset, num_frames, seed=seed)
+    return load_frames(chosen, dataset, PreprocessSpec(size=size))
+
+
+def _calibrated(
+    model: Path, frames: "CalibrationFrames", options: "CalibrationOptions", activations: Literal["int8", "uint8"]
+) -> "tuple[ModelProto, CalibrationReport]":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hffnet.calibration.int8 import int8_from_onnx
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("calibrating", total=len(frames.pixels))
+        return int8_from_onnx(
+            model,
+            frames.pixels,
+            options=options,
+            origins=frames.origins,
+            activations=activations,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    import os
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _say(model: Path, output: Path, report_path: Path, report: "CalibrationReport", *, as_json: bool) -> None:
+    import json
+
+    quantized = len(report.placement.weighted)
+    result = {
+        "schema_version": 1,
+        "model": str(output),
+        "report": str(report_path),
+        "bytes": output.stat().st_size,
+        "float_bytes": model.stat().st_size,
+        "num_frames": len(report.frames),
+        "frames_sha256": report.frames_sha256,
+        "seconds": report.seconds,
+        "quantized_nodes": quantized,
+        "float_nodes": {point.node: point.reason for point in report.placement.left_float},
+    }
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"{output}: {quantized} weighted nodes in int8, {len(report.placement.left_float)} float")
+    typer.echo(f"{output.stat().st_size / 1e6:.1f} MB after {model.stat().st_size / 1e6:.1f} MB; ", nl=False)
+    typer.echo(f"{len(report.frames)} frames in {report.seconds:.1f} s; report: {report_path}")

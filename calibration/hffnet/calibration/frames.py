@@ -1,0 +1,178 @@
+"""Which labelled frames calibrate, and their pixels as the network sees them.
+
+Silent defaults of four images have cost others their accuracy: too few frames are a warning that names the number, and
+frames that cannot show the network's ranges (blank, all the same, also in the test split) are refused.
+"""
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hffnet.runtime.dataset import Dataset, LabelledFrame
+from hffnet.runtime.errors import ConfigError, DatasetError
+from hffnet.runtime.preprocess import PreprocessSpec, preprocess
+from hffnet.runtime.read import read_frame
+
+logger = logging.getLogger(__name__)
+
+RECOMMENDED_NUM_FRAMES = 500
+DEFAULT_NUM_FRAMES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameOrigin:
+    """A calibration frame as ``calibration.json`` names it: its path below the data set's root, and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationFrames:
+    """Frames ready for ``ranges_from_frames``.
+
+    Attributes:
+        pixels: (N, H, W) uint8.
+        origins: where each came from.
+        pixel_sizes_um: micrometres per pixel of each file; None where it does not say.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    origins: tuple[FrameOrigin, ...]
+    pixel_sizes_um: tuple[float | None, ...]
+
+
+def choose_frames(
+    dataset: Dataset, num_frames: int = DEFAULT_NUM_FRAMES, *, seed: int = 0
+) -> tuple[LabelledFrame, ...]:
+    """Frames of the train split, spread over the leaves, in an order given by ``seed`` alone.
+
+    Leaves take turns until ``num_frames`` are chosen, so rare classes show their ranges too; within a leaf a group
+    (specimen, duplicates) gives its second frame only when every group has given one. A data set without any split is
+    taken as train altogether.
+
+    Raises:
+        ConfigError: ``num_frames`` is below 1.
+        DatasetError: no train frame, or a chosen frame's bytes stand in the test split too.
+    """
+    if num_frames < 1:
+        raise ConfigError(f"{num_frames} calibration frames were asked for; expected at least 1, better 500")
+    candidates = _train_frames(dataset)
+    leaves: defaultdict[tuple[str, ...], list[LabelledFrame]] = defaultdict(list)
+    for frame in candidates:
+        leaves[frame.classes].append(frame)
+    turns = []
+    for number, (leaf, frames) in enumerate(sorted(leaves.items())):
+        ordered = _groups_in_turn(frames, seed, leaf)
+        turns += [(turn, number, frame) for turn, frame in enumerate(ordered)]
+    turns.sort(key=lambda entry: entry[:2])
+    chosen = tuple(frame for _, _, frame in turns[:num_frames])
+    _refuse_test_frames(chosen, dataset)
+    if len(chosen) < RECOMMENDED_NUM_FRAMES:
+        logger.warning(
+            "%d calibration frames (%d asked for, %d in the train split); at least %d are recommended",
+            len(chosen), num_frames, len(candidates), RECOMMENDED_NUM_FRAMES,
+        )  # fmt: skip
+    return chosen
+
+
+def load_frames(
+    frames: Sequence[LabelledFrame],
+    dataset: Dataset,
+    spec: PreprocessSpec,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> CalibrationFrames:
+    """Read and preprocess; 512 frames of 224 x 224 take 26 MB.
+
+    Args:
+        frames: of ``dataset``, as from ``choose_frames``.
+        dataset: names are relative to its root.
+        spec: the checkpoint's or bundle's.
+        progress: called after each frame with the number read so far.
+
+    Raises:
+        FrameError: a file cannot be read, or has changed since the data set was opened.
+        DatasetError: see ``check_pixels``.
+    """
+    pixels_NHW = np.empty((len(frames), spec.size, spec.size), np.uint8)
+    origins, sizes = list[FrameOrigin](), list[float | None]()
+    for number, labelled in enumerate(frames):
+        frame = read_frame(labelled.path)
+        pixels_NHW[number] = preprocess(frame.picture, spec)
+        origins.append(FrameOrigin(name=dataset.relative(labelled), sha256=frame.sha256))
+        sizes.append(frame.acquisition.pixel_size_um)
+        if progress:
+            progress(number + 1)
+    check_pixels(pixels_NHW)
+    return CalibrationFrames(pixels=pixels_NHW, origins=tuple(origins), pixel_sizes_um=tuple(sizes))
+
+
+def check_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> None:
+    """Refuse frames that cannot show a network's ranges.
+
+    Raises:
+        DatasetError: no frame, not (N, H, W) uint8, every frame blank, or all frames the same.
+    """
+    if pixels_NHW.dtype != np.uint8 or pixels_NHW.ndim != 3:
+        raise DatasetError(f"frames are {pixels_NHW.dtype} of shape {pixels_NHW.shape}; expected uint8 of (N, H, W)")
+    num = len(pixels_NHW)
+    if not num:
+        raise DatasetError("there is no calibration frame; expected at least one from the train split, better 500")
+    if not any(np.ptp(pixels) for pixels in pixels_NHW):
+        raise DatasetError(
+            f"all {num} calibration frames are blank (one grey value); expected pictures of the specimen"
+        )
+    if num > 1 and all(np.array_equal(pixels, pixels_NHW[0]) for pixels in pixels_NHW[1:]):
+        raise DatasetError(f"all {num} calibration frames are the same picture; expected different ones, better 500")
+
+
+def origins_from_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> tuple[FrameOrigin, ...]:
+    """Names and hashes for frames that came as arrays: the SHA-256 of each frame's pixels."""
+    digests = (hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in pixels_NHW)
+    return tuple(FrameOrigin(name=f"array/{number}", sha256=digest) for number, digest in enumerate(digests))
+
+
+def frames_sha256(origins: Sequence[FrameOrigin]) -> str:
+    """Identity of the set, whatever the order."""
+    return hashlib.sha256("\n".join(sorted(origin.sha256 for origin in origins)).encode()).hexdigest()
+
+
+def _train_frames(dataset: Dataset) -> list[LabelledFrame]:
+    if all(frame.split is None for frame in dataset.frames):
+        logger.info("the data set has no split: all its %d frames count as train", len(dataset.frames))
+        found = list(dataset.frames)
+    else:
+        found = [frame for frame in dataset.frames if frame.split == "train"]
+    if not found:
+        splits = dict(Counter(str(frame.split) for frame in dataset.frames))
+        raise DatasetError(f"{dataset.root} has no frame in the train split (found {splits}); calibration needs some")
+    return found
+
+
+def _groups_in_turn(frames: list[LabelledFrame], seed: int, leaf: tuple[str, ...]) -> list[LabelledFrame]:
+    # Ordered by hash, not by a random generator: the choice depends on no library's version and on no file order.
+    def key(frame: LabelledFrame) -> str:
+        return hashlib.sha256("\0".join([str(seed), *leaf, frame.sha256, frame.path.name]).encode()).hexdigest()
+
+    seen = Counter[str]()
+    turns = []
+    for frame in sorted(frames, key=key):
+        turns.append((seen[frame.group], frame))
+        seen[frame.group] += 1
+    return [frame for _, frame in sorted(turns, key=lambda entry: entry[0])]
+
+
+def _refuse_test_frames(chosen: Sequence[LabelledFrame], dataset: Dataset) -> None:
+    test = {frame.sha256: frame for frame in dataset.frames_of("test")}
+    for frame in chosen:
+        if twin := test.get(frame.sha256):
+            raise DatasetError(
+                f"{frame.path} (train) and {twin.path} (test) are the same file; the int8 score would be measured on "
+                "frames it was calibrated with. Give duplicates one split"
+            )

@@ -1,0 +1,83 @@
+"""``hffnet export``: a checkpoint in, a bundle out. Nothing heavy is imported before the command runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from hffnet.runtime.bundle import Bundle
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder written by hffnet train.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write, *.hffnet.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--calibration-data",
+            "--data",
+            metavar="DIR|CSV",
+            help="Labelled frames: the checkpoint's train frames calibrate, its held-out ones measure.",
+        ),
+    ],
+    *,
+    int8: Annotated[bool, typer.Option("--int8", help="Add an int8 graph, calibrated on train frames.")] = False,
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", metavar="DIR|CSV", help="Measure on these labelled frames instead.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0.0, max=100.0, help="Points of HF1 that int8 may cost; else exit 1.")
+    ] = 0.5,
+    num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Calibration frames.")] = 512,
+    observer: Annotated[
+        Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
+    ] = "mse",
+    percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
+    mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Export a checkpoint as a bundle, each form proven equal to the one before and int8 gated on held-out frames."""
+    from rich.console import Console
+
+    from hffnet.calibration.int8 import CalibrationOptions
+    from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
+    from hffnet.export.bundle_writer import check_bundle_path
+    from hffnet.runtime.dataset import open_dataset
+    from hffnet.train.checkpoint import open_checkpoint
+
+    check_bundle_path(out)
+    opened = open_checkpoint(checkpoint)
+    calibration = CalibrationOptions(
+        observer=observer, percentile=percentile, mode=mode, exclude=tuple(exclude or ()), seed=seed
+    )
+    options = ExportOptions(int8=int8, max_drop=max_drop, num_frames=num_frames, calibration=calibration)
+    console = Console(stderr=True)
+    with console.status("opening data") as status:
+
+        def say(step: str) -> None:
+            status.update(step)
+            if not console.is_terminal:
+                console.print(step)
+
+        bundle = bundle_from_checkpoint(
+            opened,
+            out,
+            open_dataset(data, opened.taxonomy),
+            options,
+            held_out=None if held_out is None else open_dataset(held_out, opened.taxonomy),
+            say=say,
+        )
+    _show(bundle, as_json=as_json)
+
+
+def _show(bundle: "Bundle", *, as_json: bool) -> None:
+    from hffnet.runtime.commands import print_json, print_tables
+    from hffnet.runtime.inspection import document_from_bundle, tables_from_bundle
+
+    if as_json:
+        print_json({**document_from_bundle(bundle), "command": "export"})
+    else:
+        print_tables(tables_from_bundle(bundle)[1:3])

@@ -1,0 +1,217 @@
+"""Is this frame fit to be classified? Each gate answers with a sentence, never with a guess.
+
+The gates are those of SEM acquisition software (SBEMimage's ImageInspector): incomplete grab, blank or saturated
+picture, frozen frame; sharpness is judged by tile, because fracture surfaces are deeper than the focus. They look at
+the picture, after the info bar is cut: that is what catches a file that was pre-allocated with zeros, which every TIFF
+reader decodes without complaint.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from hffnet.runtime.frame import Frame, GreyPixels
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class GateSettings(BaseModel):
+    """Limits of the gates; shares are of full scale or of the picture's pixels.
+
+    Attributes:
+        max_uniform_rows: rows of one single grey level allowed at the top and at the bottom.
+        min_contrast: least standard deviation, as a share of full scale; 0.004 is one grey level of 255.
+        max_black, max_white: largest share of pixels at zero and at full scale. Black is allowed more: a sample's
+            holes and the vacuum beside it are black, while white is lost signal (charging).
+        min_sharpness: least sharpness of the best quarter of tiles; None, the default, does not ask, because the
+            limit depends on magnification and has to be found on the instrument's own frames.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    max_uniform_rows: Annotated[int, Field(ge=0)] = 0
+    min_contrast: Share = 0.004
+    max_black: Share = 0.9
+    max_white: Share = 0.5
+    min_sharpness: Annotated[float, Field(gt=0.0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """Answer of one gate: ``value`` was held against ``limit``; ``reason`` is the sentence where it did not pass."""
+
+    name: str
+    passed: bool
+    value: float
+    limit: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFingerprint:
+    """What tells a new frame of a live source from the last one."""
+
+    sha256: str
+    mean: float
+    std: float
+
+
+DEFAULT_SETTINGS = GateSettings()
+
+
+def check_gates(
+    frame: Frame,
+    previous: FrameFingerprint | None = None,
+    settings: GateSettings = DEFAULT_SETTINGS,
+    *,
+    fingerprint: FrameFingerprint | None = None,
+) -> tuple[GateResult, ...]:
+    """Answers of all gates that apply.
+
+    Args:
+        frame: its picture is judged.
+        previous: fingerprint of the last frame of a live source; None for files, which may well be equal.
+        settings: the limits.
+        fingerprint: of ``frame``, where the caller has it already.
+    """
+    picture = frame.picture
+    now = fingerprint if fingerprint is not None else fingerprint_from_frame(frame)
+    results = [
+        _incomplete(picture, settings),
+        _blank(picture, now.std, settings),
+        *_saturated(picture, settings),
+    ]
+    if previous is not None:
+        results.append(_frozen(now, previous))
+    if settings.min_sharpness is not None:
+        results.append(_blurred(picture, settings.min_sharpness))
+    return tuple(results)
+
+
+def fingerprint_from_frame(frame: Frame) -> FrameFingerprint:
+    """Hash, mean and standard deviation of the picture (grey levels as stored)."""
+    mean, std = cv2.meanStdDev(frame.picture)
+    return FrameFingerprint(sha256=frame.sha256, mean=float(mean[0, 0]), std=float(std[0, 0]))
+
+
+def full_scale(picture: GreyPixels) -> float:
+    """The grey level at which the detector saturates, as far as the pixels tell.
+
+    12-bit detectors store 0..4095 in 16 bits: full scale is the smallest 2^n - 1 of common converters that holds the
+    brightest pixel. Real numbers have full scale 1, or their largest value where that is larger.
+
+    >>> full_scale(np.array([[0, 4095]], np.uint16)), full_scale(np.array([[0, 9]], np.uint8))
+    (4095.0, 255.0)
+    """
+    if picture.dtype == np.uint8:
+        return 255.0
+    brightest = float(cv2.minMaxLoc(picture)[1])
+    if picture.dtype == np.float32:
+        return max(brightest, 1.0)
+    return next(float(top) for top in (1023, 4095, 16383, 65535) if brightest <= top)
+
+
+def _incomplete(picture: GreyPixels, settings: GateSettings) -> GateResult:
+    top, bottom = _uniform_rows(picture), _uniform_rows(picture[::-1])
+    worst = max(top, bottom)
+    where = "bottom" if bottom >= top else "top"
+    return GateResult(
+        "incomplete",
+        worst <= settings.max_uniform_rows,
+        worst,
+        settings.max_uniform_rows,
+        f"{worst} of {len(picture)} rows at the {where} are one single grey level, at most {settings.max_uniform_rows} "
+        "are allowed: the scan was stopped or the file is not complete.",
+    )
+
+
+def _uniform_rows(picture: GreyPixels) -> int:
+    """Rows of one grey level before the first that has several."""
+    uniform = 0
+    for row in picture:
+        if (row != row[0]).any():
+            break
+        uniform += 1
+    return uniform
+
+
+def _blank(picture: GreyPixels, std: float, settings: GateSettings) -> GateResult:
+    contrast = std / full_scale(picture)
+    return GateResult(
+        "blank",
+        contrast >= settings.min_contrast,
+        contrast,
+        settings.min_contrast,
+        f"the standard deviation is {contrast:.4f} of full scale, at least {settings.min_contrast} was expected: the "
+        "beam is blanked or off, or the detector is not connected.",
+    )
+
+
+def _saturated(picture: GreyPixels, settings: GateSettings) -> tuple[GateResult, GateResult]:
+    size = max(picture.size, 1)
+    black = 1.0 - cv2.countNonZero(picture) / size
+    white = int(np.count_nonzero(picture >= picture.dtype.type(full_scale(picture)))) / size
+    return (
+        GateResult(
+            "black",
+            black <= settings.max_black,
+            black,
+            settings.max_black,
+            f"{black:.1%} of the pixels are black, at most {settings.max_black:.1%} are allowed: brightness is too low "
+            "or the scan was stopped.",
+        ),
+        GateResult(
+            "saturated",
+            white <= settings.max_white,
+            white,
+            settings.max_white,
+            f"{white:.1%} of the pixels are at full scale, at most {settings.max_white:.1%} are allowed: contrast or "
+            "brightness is too high, or the specimen is charging.",
+        ),
+    )
+
+
+def _frozen(now: FrameFingerprint, previous: FrameFingerprint) -> GateResult:
+    """Same bytes, or same mean and deviation to the last digit: a known fault where a grab returns the last frame."""
+    same = now.sha256 == previous.sha256 or (now.mean == previous.mean and now.std == previous.std)
+    return GateResult(
+        "frozen",
+        not same,
+        float(same),
+        0.0,
+        f"the picture is the last one again (mean {now.mean:.6g}, deviation {now.std:.6g}): the scan has stopped or "
+        "the source repeats a frame.",
+    )
+
+
+def _blurred(picture: GreyPixels, limit: float) -> GateResult:
+    value = sharpness(picture)
+    return GateResult(
+        "blurred",
+        value >= limit,
+        value,
+        limit,
+        f"the sharpness of the best quarter of tiles is {value:.4g}, at least {limit:.4g} was expected: focus and "
+        "stigmate, or lower the limit for this magnification.",
+    )
+
+
+def sharpness(picture: GreyPixels, tiles: int = 4) -> float:
+    """Upper quartile over tiles of gradient energy relative to variance, after halving against shot noise.
+
+    Derivative measures beat statistical ones for SEM (Rudnaya 2010, J. Microscopy 240). Squared grey levels per pixel
+    over squared grey levels, so brightness and contrast do not matter; grows with sharpness, and with noise.
+    """
+    small = cv2.resize(picture.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    energy = cv2.Sobel(small, cv2.CV_32F, 1, 0, scale=1 / 8) ** 2 + cv2.Sobel(small, cv2.CV_32F, 0, 1, scale=1 / 8) ** 2
+    values = []
+    for rows in np.array_split(np.arange(small.shape[0]), tiles):
+        for columns in np.array_split(np.arange(small.shape[1]), tiles):
+            if rows.size and columns.size:
+                part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                variance = float(small[part].var())
+                values.append(float(energy[part].mean()) / variance if variance > 0 else 0.0)
+    return float(np.quantile(values, 0.75)) if values else 0.0

@@ -1,0 +1,47 @@
+"""The tables of a records file, as the list of steps that made them; steps are added, never changed."""
+
+APPLICATION_ID = 0x68666672  # "hffr": tells a records file from other SQLite files
+"""SQLite's ``application_id``."""
+
+_RECORDS = """
+CREATE TABLE records (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    created_utc TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('result', 'override', 'event')),
+    status TEXT CHECK (status IN ('classified', 'not_classified', 'failed')),
+    reason TEXT,
+    name TEXT NOT NULL,
+    input_path TEXT,
+    input_size INTEGER,
+    input_mtime_ns INTEGER,
+    input_sha256 TEXT,
+    class_path TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    confidence TEXT NOT NULL,
+    probabilities TEXT NOT NULL,
+    crop TEXT,
+    acquisition TEXT,
+    gates TEXT NOT NULL,
+    engine TEXT,
+    bundle_sha256 TEXT,
+    settings_sha256 TEXT,
+    timings_ms TEXT NOT NULL,
+    refers_to INTEGER REFERENCES records (seq),
+    person TEXT,
+    hffnet_version TEXT NOT NULL,
+    row_version INTEGER NOT NULL,
+    prev_hash TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    CHECK ((kind = 'result') = (status IS NOT NULL))
+)
+"""
+# One result per version of a file, bundle and settings: what a restart after a crash relies on.
+_ONCE = """
+CREATE UNIQUE INDEX results_once ON records
+    (input_path, input_mtime_ns, input_size, bundle_sha256, settings_sha256, coalesce(input_sha256, ''))
+    WHERE kind = 'result' AND input_path IS NOT NULL
+"""
+_CURSORS = "CREATE TABLE cursors (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = ((_RECORDS, _ONCE, _CURSORS),)
+"""Statements that take a file from schema version n to n + 1; ``PRAGMA user_version`` counts them."""

@@ -1,0 +1,198 @@
+"""What is known of one watched folder, in 16 bytes per file, and what a new look at it says.
+
+A folder at a microscope can hold a million old frames. A look reads names only; the few that are new are asked for
+size and time, and a rotating share of the known ones, so that a file rewritten in place is noticed as well. Where the
+folder's own time did not change, looks are spaced so that they cost at most 5 % of one core.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import numpy.typing as npt
+
+from hffnet.runtime.sources import FileStamp
+
+MOST_NEW = 10_000
+"""Most new files taken from one look, oldest first; the rest is found again at a later one."""
+
+_CHUNK = 4096
+_LOOKED_AT_AGAIN = 256
+_RACY_S = 2.0  # a folder's time has ticks of up to 2 s (FAT): a change in the same tick would not show
+_Hashes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFile:
+    """A version of a file that was not handled yet.
+
+    Attributes:
+        changed_at: wall-clock seconds of the last change of the file's state (Linux ctime, which no tool sets back).
+    """
+
+    name: str
+    stamp: FileStamp
+    changed_at: float
+
+
+@dataclass(slots=True)
+class Look:
+    """Result of one look at a folder.
+
+    Attributes:
+        new: files that were not handled, oldest first.
+        vanished: hashed stamps of handled files whose name is gone.
+        folders: names of sub-folders.
+    """
+
+    new: list[NewFile] = field(default_factory=list)
+    vanished: set[int] = field(default_factory=set)
+    folders: list[str] = field(default_factory=list)
+
+
+def stamp_hash(stamp: FileStamp) -> int:
+    """64 bits that stand for a version of a file within this process."""
+    return hash((stamp.size, stamp.mtime_ns, stamp.inode))
+
+
+class FolderListing:
+    """Remembers which versions of which files in one folder were handled."""
+
+    def __init__(
+        self, path: Path, is_wanted: Callable[[str], bool], is_done: Callable[[Path, FileStamp], bool]
+    ) -> None:
+        self.path = path
+        self.folders: list[str] = []
+        self._is_wanted = is_wanted
+        self._is_done = is_done
+        self._names: _Hashes = np.empty(0, np.int64)  # sorted
+        self._stamps: _Hashes = np.empty(0, np.int64)  # of the same files
+        self._handled: dict[str, int] = {}  # since the last look
+        self._is_complete = False
+        self._mtime_ns = -1
+        self._changed_at = self._looked_at = -np.inf
+        self._cost_s = 0.0
+        self._next_again = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was there at the first look has been offered."""
+        return self._is_complete
+
+    def mark(self, name: str, stamp: FileStamp) -> None:
+        """This version is handled: it will not be new again."""
+        self._handled[name] = stamp_hash(stamp)
+
+    def unmark(self, name: str) -> None:
+        """Take back a mark made since the last look."""
+        self._handled.pop(name, None)
+
+    def stamps(self) -> set[int]:
+        """Every handled version, hashed."""
+        return {*self._stamps.tolist(), *self._handled.values()}
+
+    def is_due(self, now: float) -> bool:
+        """Whether a look is worth its cost; raises OSError where the folder is gone."""
+        mtime_ns = self.path.stat().st_mtime_ns
+        if mtime_ns != self._mtime_ns:
+            self._mtime_ns, self._changed_at = mtime_ns, now
+        is_racy = now - self._changed_at < _RACY_S
+        return is_racy or not self._is_complete or now - self._looked_at >= 20 * self._cost_s
+
+    def look(self, now: float) -> Look:
+        """Read the folder; raises OSError, and keeps what was known, where it cannot be read."""
+        began = monotonic()
+        look = Look()
+        names, stamps = list[_Hashes](), list[_Hashes]()
+        num_files, is_cut = 0, False
+        with os.scandir(self.path) as entries:
+            for chunk in self._chunks(entries, look):
+                kept_names, kept_stamps = self._sift(chunk, num_files, look)
+                names.append(kept_names)
+                stamps.append(kept_stamps)
+                num_files += len(chunk)
+                is_cut |= len(look.new) > 2 * MOST_NEW
+                _cut(look.new, 2 * MOST_NEW)
+        is_cut |= _cut(look.new, MOST_NEW)
+        self._replace(names, stamps, look)
+        self._next_again = (self._next_again + _LOOKED_AT_AGAIN) if self._next_again < num_files else 0
+        self._is_complete = self._is_complete or not is_cut
+        self.folders = look.folders
+        self._looked_at, self._cost_s = now, monotonic() - began
+        return look
+
+    def _chunks(self, entries: Iterator[os.DirEntry[str]], look: Look) -> Iterator[list[os.DirEntry[str]]]:
+        """Regular files with a wanted name, some thousands at a time; sub-folders go to ``look``."""
+        chunk = list[os.DirEntry[str]]()
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                look.folders.append(entry.name)
+            elif self._is_wanted(entry.name) and entry.is_file(follow_symlinks=False):
+                chunk.append(entry)
+                if len(chunk) == _CHUNK:
+                    yield chunk
+                    chunk = []
+        if chunk:
+            yield chunk
+
+    def _sift(self, chunk: list[os.DirEntry[str]], start: int, look: Look) -> tuple[_Hashes, _Hashes]:
+        """Put what is new into ``look``; return name and stamp hashes of what is handled."""
+        names = np.array([hash(entry.name) for entry in chunk], np.int64)
+        stamps = np.zeros(len(chunk), np.int64)
+        is_known = np.zeros(len(chunk), np.bool_)
+        if self._names.size:
+            places = np.minimum(np.searchsorted(self._names, names), self._names.size - 1)
+            is_known = self._names[places] == names
+            stamps = np.where(is_known, self._stamps[places], 0)
+        for i, entry in enumerate(chunk):
+            handled = self._handled.get(entry.name)
+            if handled is not None:
+                is_known[i], stamps[i] = True, handled
+            is_again = self._next_again <= start + i < self._next_again + _LOOKED_AT_AGAIN
+            if is_known[i] and not is_again:
+                continue
+            now_stamp = self._stat(entry, int(stamps[i]) if is_known[i] else None, look)
+            is_known[i] = now_stamp is not None
+            stamps[i] = now_stamp or 0
+        return names[is_known], stamps[is_known]
+
+    def _stat(self, entry: os.DirEntry[str], handled: int | None, look: Look) -> int | None:
+        """The file's hashed stamp where this version is handled; else None, and it is in ``look`` unless gone."""
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        stamp = FileStamp.from_stat(status)
+        is_old = handled is None and not self._is_complete
+        if stamp_hash(stamp) == handled or (is_old and self._is_done(Path(entry.path), stamp)):
+            return stamp_hash(stamp)
+        look.new.append(NewFile(name=entry.name, stamp=stamp, changed_at=status.st_ctime))
+        return None
+
+    def _replace(self, names: list[_Hashes], stamps: list[_Hashes], look: Look) -> None:
+        """What is there now becomes what is known, so that deleted files are forgotten."""
+        all_names = np.concatenate([*names, np.empty(0, np.int64)])
+        order = np.argsort(all_names)
+        now_names = all_names[order]
+        now_stamps = np.concatenate([*stamps, np.empty(0, np.int64)])[order]
+        still_there = {*now_stamps.tolist()} if self._handled else set[int]()
+        look.vanished = {h for h in self._handled.values() if h not in still_there}
+        if self._names.size:
+            places = np.minimum(np.searchsorted(now_names, self._names), max(now_names.size - 1, 0))
+            is_gone = now_names[places] != self._names if now_names.size else np.ones(self._names.size, np.bool_)
+            look.vanished.update(self._stamps[is_gone].tolist())
+        self._names, self._stamps, self._handled = now_names, now_stamps, {}
+
+
+def _cut(new: list[NewFile], most: int) -> bool:
+    """Sort by age and keep the oldest ``most``; whether any had to go."""
+    new.sort(key=lambda file: (file.stamp.mtime_ns, file.name))
+    is_cut = len(new) > most
+    del new[most:]
+    return is_cut

@@ -1,0 +1,258 @@
+"""A folder that a microscope writes into: every finished file once, none before it is complete.
+
+A file is offered after two looks found the same size, time and inode, ``settle_s`` apart, and, where the system can
+tell (Linux leases on local disks), after its writer has closed it. What is locked, empty, still open or not yet
+readable is waited for until it has stayed unchanged for ``patience_s``; then it is offered as final, so that the
+reason gets into the records. A file renamed after it was handled is not offered again; a file rewritten is.
+"""
+
+import errno
+import logging
+import os
+import re
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+from threading import Event
+from time import monotonic, time
+
+from hffnet.runtime.errors import ConfigError, SourceError
+from hffnet.runtime.sources import FileStamp, FolderOptions, IsDone, Item
+from hffnet.runtime.sources.folder_listing import FolderListing, NewFile, stamp_hash
+
+_log = logging.getLogger(__name__)
+_UNFINISHED = re.compile(r"^[.~]|(\.(part|partial|tmp|temp|crdownload|filepart|swp)|~)$", re.IGNORECASE)
+_RENAME_S = 5.0  # how long a vanished version is remembered: a move may show in its new folder a look later
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A file that was found and not handed over yet; times are monotonic seconds."""
+
+    folder: FolderListing
+    name: str
+    stamp: FileStamp
+    found_at: float
+    unchanged_since: float
+    looks: int = 1
+    is_unreadable: bool = False
+
+
+class WatchFolder:
+    """Looks at a folder again and again; one thread drives it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: FolderOptions,
+        *,
+        idle_exit_s: float | None = None,
+        is_done: IsDone | None = None,
+        clock: Callable[[], float] = monotonic,
+        wall_clock: Callable[[], float] = time,
+    ) -> None:
+        if not folder.is_dir():
+            raise SourceError(f"{folder} is not a folder that can be watched; create it or correct the path")
+        self._root = folder.absolute()
+        self._options = options
+        self._idle_exit_s = idle_exit_s
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._is_done = is_done or (lambda _path, _stamp: False)
+        patterns = [pattern.strip() for pattern in options.pattern.split(",") if pattern.strip()]
+        if not patterns:
+            raise ConfigError(f"pattern {options.pattern!r} is empty; expected something like *.tif")
+        self._pattern = re.compile("|".join(translate(pattern) for pattern in patterns), re.IGNORECASE)
+        self._folders = {self._root: self._listing(self._root)}
+        self._pending: dict[Path, _Candidate] = {}
+        self._vanished: dict[int, float] = {}
+        self._given: _Candidate | None = None
+        self._is_root_lost = False
+
+    def items(self, stop: Event) -> Iterator[Item]:
+        """Items as they become complete, oldest first; waits without using the processor."""
+        new_at = self._clock()
+        while not stop.is_set():
+            for item in self.scan():
+                if stop.is_set():
+                    return
+                if self._hand_over(item):
+                    yield item
+                    new_at = self._clock()
+            if self._pending:
+                new_at = self._clock()
+            elif self._idle_exit_s is not None and self._clock() - new_at >= self._idle_exit_s and self._has_seen_all():
+                return
+            stop.wait(self._options.poll_s)
+
+    def scan(self) -> list[Item]:
+        """One look: what is ready now, oldest first. Nothing counts as handed over before ``items`` yields it."""
+        now = self._clock()
+        self._look(now)
+        ready = list[Item]()
+        for path, candidate in list(self._pending.items()):
+            item = self._item_when_ready(path, candidate, now)
+            if item:
+                ready.append(item)
+        return sorted(ready, key=lambda item: (item.stamp.mtime_ns, item.name))
+
+    def retry(self, item: Item) -> bool:
+        """Wait for a file that could not be read, unless that was done already and it did not change."""
+        candidate, self._given = self._given, None
+        if candidate is None or (item.final and item.is_unchanged()):
+            return False
+        candidate.is_unreadable = not item.final
+        candidate.folder.unmark(candidate.name)
+        self._pending[item.path] = candidate
+        return True
+
+    def _hand_over(self, item: Item) -> bool:
+        if item.problem is None and not item.is_unchanged():
+            return False  # written to while earlier items were read: stays pending and settles anew
+        self._given = self._pending.pop(item.path)
+        self._given.folder.mark(self._given.name, item.stamp)
+        return True
+
+    def _has_seen_all(self) -> bool:
+        return all(folder.is_complete for folder in self._folders.values())
+
+    def _listing(self, path: Path) -> FolderListing:
+        return FolderListing(path, self._is_wanted, self._is_done)
+
+    def _is_wanted(self, name: str) -> bool:
+        return self._pattern.match(name) is not None and _UNFINISHED.search(name) is None
+
+    def _look(self, now: float) -> None:
+        self._vanished = {h: at for h, at in self._vanished.items() if now - at < _RENAME_S}
+        for path in list(self._folders):
+            folder = self._folders.get(path)
+            if folder is None:
+                continue
+            try:
+                if folder.is_due(now):
+                    self._look_at(folder, now)
+            except OSError as error:
+                self._lost(folder, error, now)
+                continue
+            if path == self._root and self._is_root_lost:
+                self._is_root_lost = False
+                _log.warning("watched folder %s is back", path)
+
+    def _look_at(self, folder: FolderListing, now: float) -> None:
+        is_first = not folder.is_complete
+        look = folder.look(now)
+        self._vanished.update(dict.fromkeys(look.vanished, now))
+        for file in look.new:
+            self._found(folder, file, now, is_first=is_first)
+        if self._options.recursive:
+            for name in look.folders:
+                path = folder.path / name
+                if path not in self._folders and not name.startswith("."):
+                    self._folders[path] = self._listing(path)
+                    self._look_at(self._folders[path], now)
+
+    def _found(self, folder: FolderListing, file: NewFile, now: float, *, is_first: bool) -> None:
+        # A file that was there at the start and is old by its change time has already waited.
+        waited = is_first and self._wall_clock() - file.changed_at > self._options.patience_s
+        since = now - self._options.patience_s if waited else now
+        candidate = _Candidate(folder, file.name, file.stamp, found_at=now, unchanged_since=since, looks=0)
+        self._pending.setdefault(folder.path / file.name, candidate)
+
+    def _lost(self, folder: FolderListing, error: OSError, now: float) -> None:
+        if folder.path != self._root:
+            self._vanished.update(dict.fromkeys(folder.stamps(), now))
+            del self._folders[folder.path]
+        elif not self._is_root_lost:
+            self._is_root_lost = True
+            _log.warning("watched folder %s cannot be read (%s); waiting for it to come back", folder.path, error)
+
+    def _item_when_ready(self, path: Path, candidate: _Candidate, now: float) -> Item | None:
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            del self._pending[path]
+            return None
+        except OSError as error:
+            _log.debug("%s cannot be looked at: %s", path, error)
+            return None
+        stamp = FileStamp.from_stat(status)
+        if not stat.S_ISREG(status.st_mode) or self._is_renamed(path, candidate, stamp):
+            del self._pending[path]
+            return None
+        if stamp != candidate.stamp:
+            candidate.stamp, candidate.unchanged_since, candidate.looks = stamp, now, 1
+            candidate.is_unreadable = False
+            return None
+        candidate.looks += 1
+        if candidate.looks < 2 or now - candidate.unchanged_since < self._options.settle_s:
+            return None
+        return self._item(path, candidate, now)
+
+    def _is_renamed(self, path: Path, candidate: _Candidate, stamp: FileStamp) -> bool:
+        if stamp_hash(stamp) not in self._vanished:
+            return False
+        _log.info("%s is a new name of a file that was handled", path)
+        candidate.folder.mark(candidate.name, stamp)
+        return True
+
+    def _item(self, path: Path, candidate: _Candidate, now: float) -> Item | None:
+        is_final = now - candidate.unchanged_since >= self._options.patience_s
+        waits = candidate.is_unreadable or candidate.stamp.size == 0
+        problem = None
+        if not waits:
+            problem = why_not_ready(path)
+            waits = problem is not None
+        if waits and not is_final:
+            return None
+        return Item(
+            path=path,
+            name=str(path.relative_to(self._root)),
+            stamp=candidate.stamp,
+            found_at=candidate.found_at,
+            settled_at=now,
+            final=is_final,
+            problem=None if problem == _STILL_OPEN else problem,
+        )
+
+
+_STILL_OPEN = "another program still has it open for writing"
+
+
+def why_not_ready(path: Path) -> str | None:
+    """Why a file cannot be read to its end yet, as far as the system tells; None when nothing speaks against it.
+
+    A Linux read lease is granted only where nobody has the file open for writing; it is given back at once. Network
+    file systems and foreign owners refuse leases, which says nothing.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        return f"locked or not permitted: {error.strerror}"
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+    try:
+        return _STILL_OPEN if _is_open_for_writing(descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def _is_open_for_writing(descriptor: int) -> bool:
+    import fcntl
+
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        # A writer that opens the file within the lease's microseconds makes the kernel signal us: SIGURG is ignored
+        # by default, the default SIGIO would end the process.
+        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False
+
+
+_F_SETSIG = 10  # fcntl.h; Python names it from 3.13 on

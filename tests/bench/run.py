@@ -1,0 +1,50 @@
+"""`make bench`: every measurement in a process of its own, one page of results."""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+MEASUREMENTS = ("startup", "overhead", "export_memory", "paper_speed")
+
+
+def main() -> None:
+    """Run the named measurements (all by default) and print Markdown; with --out also write it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("names", nargs="*", default=MEASUREMENTS, help=f"of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--out", type=Path, help="also write the page to this file")
+    options = parser.parse_args()
+    page = [_heading()]
+    for name in options.names:
+        print(f"measuring {name} …", file=sys.stderr)
+        command = [sys.executable, "-m", f"tests.bench.{name}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        page.append(f"## {name}\n\n`python -m tests.bench.{name}`\n\n{done.stdout}")
+        if done.returncode:
+            page.append(f"Failed with exit code {done.returncode}.")
+    text = "\n".join(page)
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+
+
+def _heading() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    known = [flag for flag in ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if flag in flags]
+    tools = ", ".join(f"{name} {version(name)}" for name in ("hffnet", "torch", "onnxruntime", "openvino", "numpy"))
+    return (
+        f"# Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n"
+        f"`make bench`; {cpu}, {os.cpu_count()} cores ({', '.join(known)}), {platform.platform()},"
+        f" Python {platform.python_version()}; {tools}; load average at the start {os.getloadavg()[0]:.2f}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

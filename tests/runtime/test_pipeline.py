@@ -1,0 +1,330 @@
+"""From a folder to records and sinks, with a real bundle: exactly once, whatever goes wrong on the way."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from hffnet.runtime.classifier import Classifier, Prediction, Timings
+from hffnet.runtime.errors import EngineError, RecordError
+from hffnet.runtime.frame import Frame
+from hffnet.runtime.pipeline import RunSummary, done_in, run_pipeline
+from hffnet.runtime.record import Record, RecordDraft
+from hffnet.runtime.recorder import OnRecord
+from hffnet.runtime.records import RecordStore
+from hffnet.runtime.records_command import records as records_app
+from hffnet.runtime.result import prediction_json, record_json
+from hffnet.runtime.sinks import Sink
+from hffnet.runtime.sinks.jsonl_sink import JsonlSink
+from hffnet.runtime.sources import open_source
+from hffnet.runtime.stage_times import StageTimes
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = "5" * 64
+
+
+@pytest.fixture(scope="module")
+def classifier(bundle_path: Path) -> Iterator[Classifier]:
+    with Classifier.open(bundle_path, engine="onnxruntime", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RecordStore]:
+    with RecordStore.open(tmp_path / "records.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "out"
+    path.mkdir()
+    return path
+
+
+def write_frame(path: Path, seed: int) -> Path:
+    pixels = np.random.default_rng(seed).integers(20, 230, (96, 128), dtype=np.uint8)
+    tifffile.imwrite(path, pixels)
+    return path
+
+
+def run(
+    folder: Path,
+    classifier: Classifier,
+    store: RecordStore,
+    sinks: Sequence[Sink] = (),
+    *,
+    stop: Event | None = None,
+    on_record: OnRecord | None = None,
+) -> RunSummary:
+    is_done = done_in(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=SETTINGS)
+    uri = f"dir:{folder}?poll_s=0.01&settle_s=0&patience_s=0.05"
+    return run_pipeline(
+        open_source(uri, idle_exit_s=0.0, is_done=is_done),
+        classifier,
+        store,
+        sinks,
+        settings_sha256=SETTINGS,
+        stop=stop or Event(),
+        on_record=on_record,
+    )
+
+
+def test_every_frame_gets_one_record_with_the_classifiers_decision(
+    folder: Path, classifier: Classifier, store: RecordStore
+) -> None:
+    paths = [write_frame(folder / f"{n}.tif", n) for n in range(5)]
+    summary = run(folder, classifier, store)
+    assert summary.counts == {"classified": 5}
+    assert not summary.was_stopped
+    for path, record in zip(paths, store.iterate(), strict=True):
+        prediction = classifier.classify(path)
+        assert record.name == path.name
+        assert record.input_path == str(path)
+        assert record.input_sha256 == prediction.sha256
+        assert tuple(record.class_path) == prediction.path
+        assert prediction.decision is not None
+        assert tuple(record.confidence) == pytest.approx(prediction.decision.confidence)
+        assert record.bundle_sha256 == classifier.bundle.sha256
+    assert store.verify().is_sound
+    stages = ["waited", "read", "queued", "gates", "preprocess", "infer", "decode"]
+    assert list(store.get(1).timings_ms) == sorted(stages)
+    assert list(summary.stages_ms) == [*stages, "record", "total"]
+
+
+def test_a_second_run_does_only_what_is_new(folder: Path, classifier: Classifier, store: RecordStore) -> None:
+    write_frame(folder / "a.tif", 1)
+    run(folder, classifier, store)
+    write_frame(folder / "b.tif", 2)
+    assert run(folder, classifier, store).counts == {"classified": 1}
+    write_frame(folder / "a.tif", 3)
+    assert run(folder, classifier, store).counts == {"classified": 1}
+    assert [record.name for record in store.iterate()] == ["a.tif", "b.tif", "a.tif"]
+
+
+def test_what_cannot_be_classified_is_recorded_with_the_reason(
+    folder: Path, classifier: Classifier, store: RecordStore
+) -> None:
+    whole = write_frame(folder / "c_good.tif", 1).read_bytes()
+    (folder / "a_torn.tif").write_bytes(whole[:5000])
+    (folder / "b_empty.tif").write_bytes(b"")
+    tifffile.imwrite(folder / "d_blank.tif", np.zeros((96, 128), np.uint8))
+    summary = run(folder, classifier, store)
+    assert summary.counts == {"failed": 2, "not_classified": 1, "classified": 1}
+    reasons = {record.name: record.reason for record in store.iterate()}
+    assert "cannot be decoded" in str(reasons["a_torn.tif"])
+    assert reasons["b_empty.tif"]
+    assert reasons["c_good.tif"] is None
+    assert "standard deviation" in str(reasons["d_blank.tif"])
+
+
+def test_a_torn_file_that_is_completed_gets_one_record(
+    folder: Path, classifier: Classifier, store: RecordStore
+) -> None:
+    whole = write_frame(folder / "a.tif", 1).read_bytes()
+    late = folder / "b.tif"
+    late.write_bytes(whole[:5000])
+    source = open_source(f"dir:{folder}?poll_s=0.01&settle_s=0&patience_s=30", idle_exit_s=0.0)
+
+    def complete(record: Record, _times: StageTimes) -> None:
+        if record.name == "a.tif":
+            late.write_bytes(whole)
+
+    summary = run_pipeline(source, classifier, store, [], settings_sha256=SETTINGS, stop=Event(), on_record=complete)
+    assert summary.counts == {"classified": 2}
+
+
+class Scripted(Classifier):
+    """The real classifier, with something happening before one of its frames."""
+
+    def __init__(self, inner: Classifier, number: int, happening: object) -> None:
+        super().__init__(inner.bundle, inner._engine)
+        self.left, self.happening = number, happening
+
+    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+        self.left -= 1
+        if self.left == 0:
+            if isinstance(self.happening, Exception):
+                raise self.happening
+            self.happening()  # type: ignore[operator]
+        return super().classify_frame(frame, timings)
+
+
+def test_a_defect_on_one_frame_does_not_end_the_run(folder: Path, classifier: Classifier, store: RecordStore) -> None:
+    for n in range(3):
+        write_frame(folder / f"{n}.tif", n)
+    summary = run(folder, Scripted(classifier, 2, ValueError("odd frame")), store)
+    assert summary.counts == {"classified": 2, "failed": 1}
+    assert "odd frame" in str(store.get(2).reason)
+
+
+def test_an_engine_that_fails_ends_the_run_and_its_frame_is_redone(
+    folder: Path, classifier: Classifier, store: RecordStore
+) -> None:
+    for n in range(6):
+        write_frame(folder / f"{n}.tif", n)
+    with pytest.raises(EngineError, match="device lost"):
+        run(folder, Scripted(classifier, 3, EngineError("device lost")), store)
+    assert [record.name for record in store.iterate()] == ["0.tif", "1.tif"]
+    assert run(folder, classifier, store).counts == {"classified": 4}
+
+
+def test_a_stop_finishes_the_frame_in_hand_and_the_rest_is_left_for_later(
+    folder: Path, classifier: Classifier, store: RecordStore
+) -> None:
+    for n in range(6):
+        write_frame(folder / f"{n}.tif", n)
+    stop = Event()
+    summary = run(folder, Scripted(classifier, 3, stop.set), store, stop=stop)
+    assert summary.was_stopped
+    assert [record.name for record in store.iterate()] == ["0.tif", "1.tif", "2.tif"]
+    assert run(folder, classifier, store).counts == {"classified": 3}
+
+
+class Hanging:
+    """A sink whose other end never answers."""
+
+    name = "hanging"
+
+    def __init__(self) -> None:
+        self.release = Event()
+
+    def start(self, cursor: int, last_seq: int) -> int:
+        del last_seq
+        return cursor
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        del records
+        self.release.wait(30)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_dead_sink_stops_neither_classification_nor_other_sinks(
+    folder: Path, classifier: Classifier, store: RecordStore, tmp_path: Path
+) -> None:
+    for n in range(5):
+        write_frame(folder / f"{n}.tif", n)
+    hanging = Hanging()
+    summary = run(folder, classifier, store, [hanging, JsonlSink(tmp_path / "out.jsonl")])
+    hanging.release.set()
+    assert summary.counts == {"classified": 5}
+    assert summary.undelivered == {"hanging": 5}
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_full_disk_holds_the_run_and_loses_nothing(
+    folder: Path, classifier: Classifier, store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(5):
+        write_frame(folder / f"{n}.tif", n)
+    monkeypatch.setattr("hffnet.runtime.recorder._FIRST_PAUSE_S", 0.001)
+    append, refusals = store.append, [RecordError("disk full")] * 3
+
+    def sometimes(draft: RecordDraft) -> Record:
+        if refusals and store.last_seq() == 2:
+            raise refusals.pop()
+        return append(draft)
+
+    monkeypatch.setattr(store, "append", sometimes)
+    assert run(folder, classifier, store).counts == {"classified": 5}
+    assert [record.name for record in store.iterate()] == [f"{n}.tif" for n in range(5)]
+
+
+def test_classify_and_run_say_the_same_of_a_frame(folder: Path, classifier: Classifier, store: RecordStore) -> None:
+    path = write_frame(folder / "a.tif", 1)
+    run(folder, classifier, store)
+    recorded = record_json(store.get(1))
+    said = prediction_json(classifier.classify(path), classifier.bundle.manifest.taxonomy)
+    same = ("schema_version", "kind", "status", "class_path", "answer", "confidence", "probabilities", "crop", "engine")
+    assert json.loads(json.dumps({key: recorded[key] for key in same})) == json.loads(
+        json.dumps({key: said[key] for key in same})
+    )
+
+
+def start_command(folder: Path, bundle: Path, tmp_path: Path) -> "subprocess.Popen[str]":
+    code = "import typer; from hffnet.runtime.run_command import run; typer.run(run)"
+    arguments = [str(bundle), str(folder), "--engine", "onnxruntime", "--threads", "1", "--jsonl", "-"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--records", str(tmp_path / "records.sqlite")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_command_with_0(
+    folder: Path, bundle_path: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    write_frame(folder / "a.tif", 1)
+    process = start_command(folder, bundle_path, tmp_path)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["name"] == "a.tif"
+    process.send_signal(number)
+    assert process.wait(timeout=5) == 0
+    process.stdout.close()
+    with RecordStore.open(tmp_path / "records.sqlite") as store:
+        assert store.last_seq() == 1
+        assert store.verify().is_sound
+
+
+_STUCK = """
+import threading, time
+from hffnet.runtime.signals import stop_on_signals
+stop = threading.Event()
+with stop_on_signals(stop):
+    threading.Thread(target=lambda: stop.wait() and print("stopping", flush=True)).start()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_a_stuck_process_at_once_with_5() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _STUCK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+    )
+    assert process.stdout is not None
+    for line in ("ready", "stopping"):
+        assert process.stdout.readline().strip() == line
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 5
+    process.stdout.close()
+
+
+def test_the_records_commands_list_show_export_and_verify(
+    folder: Path, classifier: Classifier, store: RecordStore, tmp_path: Path
+) -> None:
+    write_frame(folder / "a.tif", 1)
+    write_frame(folder / "b.tif", 2)
+    run(folder, classifier, store)
+    runner, file = CliRunner(), str(store.path)
+    listed = json.loads(runner.invoke(records_app, ["list", file, "--json"]).stdout)
+    assert [record["name"] for record in listed["records"]] == ["a.tif", "b.tif"]
+    assert json.loads(runner.invoke(records_app, ["show", file, "2"]).stdout)["name"] == "b.tif"
+    out = [str(tmp_path / "o.csv"), str(tmp_path / "o.jsonl")]
+    assert runner.invoke(records_app, ["export", file, "--csv", out[0], "--jsonl", out[1]]).exit_code == 0
+    assert [len(Path(path).read_text().splitlines()) for path in out] == [3, 2]
+    assert runner.invoke(records_app, ["verify", file]).exit_code == 0
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE records SET answer = '[]' WHERE seq = 2")
+    connection.close()
+    broken = runner.invoke(records_app, ["verify", file, "--json"])
+    assert broken.exit_code == 1
+    assert json.loads(broken.stdout)["broken_seq"] == 2

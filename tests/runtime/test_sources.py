@@ -1,0 +1,303 @@
+"""Sources: what is offered, when, and how often. The watch folder is driven look by look, with a clock of the test."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from hffnet.runtime.errors import ConfigError, SourceError
+from hffnet.runtime.sources import FileStamp, FolderOptions, Item, open_source, watch_folder
+from hffnet.runtime.sources import folder_listing as listing_module
+from hffnet.runtime.sources.watch_folder import WatchFolder
+
+
+class Watched:
+    """A watch folder and its clock; ``look`` takes what is ready as the pipeline would."""
+
+    def __init__(
+        self, folder: Path, is_done: Callable[[Path, FileStamp], bool] | None = None, **options: object
+    ) -> None:
+        self.now = 1000.0
+        self.source = WatchFolder(
+            folder,
+            FolderOptions.model_validate(options),
+            is_done=is_done,
+            clock=lambda: self.now,
+            wall_clock=lambda: 0.0,
+        )
+
+    def look(self, after_s: float = 0.1) -> list[Item]:
+        self.now += after_s
+        return [item for item in self.source.scan() if self.source._hand_over(item)]
+
+    def names(self, after_s: float = 0.1) -> list[str]:
+        return [item.name for item in self.look(after_s)]
+
+    def until_quiet(self) -> list[str]:
+        return [name for _ in range(4) for name in self.names()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "out"
+    path.mkdir()
+    return path
+
+
+def write(path: Path, content: bytes = b"frame") -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_a_file_is_offered_at_the_second_look_and_once(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    assert watched.names() == []
+    assert watched.names() == ["a.tif"]
+    assert watched.until_quiet() == []
+
+
+def test_a_slow_copy_is_offered_only_when_complete(folder: Path) -> None:
+    watched = Watched(folder)
+    with (folder / "a.tif").open("wb") as file:
+        for _ in range(5):
+            file.write(b"chunk")
+            file.flush()
+            assert watched.names() == []
+    assert watched.until_quiet() == ["a.tif"]
+
+
+def test_a_stalled_copy_is_not_offered_while_its_writer_has_it_open(folder: Path) -> None:
+    watched = Watched(folder, patience_s=5)
+    with (folder / "a.tif").open("wb") as file:
+        file.write(b"half")
+        file.flush()
+        if watch_folder.why_not_ready(folder / "a.tif") is None:
+            pytest.skip("this file system grants no leases, so open files cannot be told")
+        assert [watched.names() for _ in range(10)] == [[]] * 10
+        file.write(b"rest")
+    assert watched.until_quiet() == ["a.tif"]
+
+
+def test_a_writer_that_never_closes_is_waited_for_with_patience(folder: Path) -> None:
+    watched = Watched(folder, patience_s=5)
+    with (folder / "a.tif").open("wb") as file:
+        file.write(b"whole")
+        file.flush()
+        watched.until_quiet()
+        (item,) = watched.look(after_s=6)
+        assert item.final
+        assert item.problem is None
+
+
+@pytest.mark.parametrize("name", ["a.tif.part", ".a.tif", "a.tmp", "~a.tif", "a.tif~", "notes.txt", "a.part"])
+def test_names_that_are_not_finished_frames_are_left_alone_until_renamed(folder: Path, name: str) -> None:
+    watched = Watched(folder, pattern="*" if name != "notes.txt" else "*.tif")
+    write(folder / name)
+    assert watched.until_quiet() == []
+    (folder / name).rename(folder / "b.TIF")
+    assert watched.until_quiet() == ["b.TIF"]
+
+
+def test_a_rename_while_settling_offers_the_new_name_only(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    assert watched.names() == []
+    (folder / "a.tif").rename(folder / "b.tif")
+    assert watched.until_quiet() == ["b.tif"]
+
+
+def test_a_rename_after_it_was_offered_is_not_a_new_frame(folder: Path) -> None:
+    (folder / "done").mkdir()
+    watched = Watched(folder, recursive=True)
+    write(folder / "a.tif")
+    assert watched.until_quiet() == ["a.tif"]
+    (folder / "a.tif").rename(folder / "b.tif")
+    assert watched.until_quiet() == []
+    (folder / "b.tif").rename(folder / "done" / "b.tif")
+    assert watched.until_quiet() == []
+
+
+def test_equal_content_under_two_names_is_two_items(folder: Path) -> None:
+    watched = Watched(folder)
+    shutil.copy2(write(folder / "a.tif"), folder / "b.tif")
+    assert watched.until_quiet() == ["a.tif", "b.tif"]
+
+
+def test_a_rewritten_file_is_offered_again(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif", b"first")
+    assert watched.until_quiet() == ["a.tif"]
+    write(folder / "a.tif", b"second version")
+    assert watched.until_quiet() == ["a.tif"]
+
+
+def test_a_file_deleted_before_it_settled_is_forgotten(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif").unlink()
+    write(folder / "b.tif")
+    watched.look()
+    (folder / "b.tif").unlink()
+    assert watched.until_quiet() == []
+
+
+def test_links_and_pipes_are_never_offered(folder: Path, tmp_path: Path) -> None:
+    secret = write(tmp_path / "secret.tif")
+    (folder / "link.tif").symlink_to(secret)
+    (folder / "sub").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe.tif")
+    assert Watched(folder, recursive=True).until_quiet() == []
+
+
+def test_a_file_swapped_for_a_link_while_waiting_is_not_handed_over(folder: Path, tmp_path: Path) -> None:
+    watched = Watched(folder)
+    secret = write(tmp_path / "secret.tif")
+    write(folder / "a.tif")
+    watched.look()
+    watched.now += 0.1
+    (item,) = watched.source.scan()
+    (folder / "a.tif").unlink()
+    (folder / "a.tif").symlink_to(secret)
+    assert not watched.source._hand_over(item)
+    assert watched.until_quiet() == []
+
+
+def test_files_that_are_there_already_come_oldest_first(folder: Path) -> None:
+    for age, name in enumerate(("c.tif", "a.tif", "b.tif")):
+        os.utime(write(folder / name), (100 + age, 100 + age))
+    assert Watched(folder).until_quiet() == ["c.tif", "a.tif", "b.tif"]
+
+
+def test_a_restart_goes_on_where_it_stopped(folder: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        write(folder / name)
+    done = (folder / "a.tif").lstat()
+    watched = Watched(folder, is_done=lambda path, stamp: path.name == "a.tif" and stamp.size == done.st_size)
+    assert watched.until_quiet() == ["b.tif"]
+
+
+def test_more_files_than_one_look_takes_all_come_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "MOST_NEW", 10)
+    monkeypatch.setattr(listing_module, "_CHUNK", 7)
+    names = [f"{n:03}.tif" for n in range(64)]
+    for n, name in enumerate(names):
+        os.utime(write(folder / name), (n, n))
+    watched = Watched(folder)
+    assert [name for _ in range(20) for name in watched.names()] == names
+
+
+def test_subfolders_are_watched_when_asked(folder: Path) -> None:
+    (folder / "day1" / "deep").mkdir(parents=True)
+    write(folder / "day1" / "deep" / "a.tif")
+    assert Watched(folder).until_quiet() == []
+    watched = Watched(folder, recursive=True)
+    assert watched.until_quiet() == ["day1/deep/a.tif"]
+    (folder / "day2").mkdir()
+    write(folder / "day2" / "b.tif")
+    assert watched.until_quiet() == ["day2/b.tif"]
+
+
+def test_a_locked_file_is_retried_and_then_offered_with_the_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    watched = Watched(folder, patience_s=5)
+    write(folder / "a.tif")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert watched.until_quiet() == []
+        (item,) = watched.look(after_s=6)
+    assert item.problem == "locked or not permitted: Permission denied"
+
+
+def test_a_lock_that_is_released_leaves_no_trace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    with monkeypatch.context() as patch:
+        patch.setattr(watch_folder, "why_not_ready", lambda _path: "locked")
+        assert watched.until_quiet() == []
+    (item,) = watched.look()
+    assert item.problem is None
+
+
+def test_an_unreadable_file_comes_again_when_it_changed_or_as_final(folder: Path) -> None:
+    watched = Watched(folder, patience_s=5)
+    write(folder / "a.tif", b"half")
+    watched.look()
+    (item,) = watched.look()
+    assert watched.source.retry(item)
+    assert watched.until_quiet() == []
+    write(folder / "a.tif", b"half and more")
+    watched.look()
+    (item,) = watched.look()
+    assert watched.source.retry(item)
+    (item,) = watched.look(after_s=6)
+    assert item.final
+    assert not watched.source.retry(item)
+    assert watched.until_quiet() == []
+
+
+def test_a_folder_that_vanishes_and_returns_is_watched_again(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    assert watched.until_quiet() == ["a.tif"]
+    folder.rename(folder.with_name("away"))
+    assert watched.until_quiet() == []
+    folder.with_name("away").rename(folder)
+    write(folder / "b.tif")
+    assert watched.until_quiet() == ["b.tif"]
+
+
+def test_stop_ends_the_waiting_at_once(folder: Path) -> None:
+    stop, source = Event(), open_source(f"dir:{folder}?poll_s=3600")
+    thread = Thread(target=lambda: list(source.items(stop)))
+    thread.start()
+    stop.set()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_idle_exit_ends_after_everything_was_offered(folder: Path) -> None:
+    write(folder / "a.tif")
+    source = open_source(f"dir:{folder}?poll_s=0.01&settle_s=0", idle_exit_s=0.0)
+    assert [item.name for item in source.items(Event())] == ["a.tif"]
+
+
+def offered(items: Iterator[Item]) -> list[str]:
+    return [item.path.name for item in items]
+
+
+def test_a_glob_is_finite_sorted_and_skips_what_is_done(folder: Path) -> None:
+    for name in ("b.tif", "a.tif", "c.png"):
+        write(folder / name)
+    (folder / "link.tif").symlink_to(folder / "a.tif")
+    assert offered(open_source(f"glob:{folder}/*.tif").items(Event())) == ["a.tif", "b.tif"]
+    source = open_source(f"glob:{folder}/*.tif", is_done=lambda path, _stamp: path.name == "a.tif")
+    assert offered(source.items(Event())) == ["b.tif"]
+
+
+def test_one_file_is_a_source_whatever_its_name(folder: Path) -> None:
+    write(folder / "odd[1]*.tif")
+    assert offered(open_source(str(folder / "odd[1]*.tif")).items(Event())) == ["odd[1]*.tif"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "sentence"),
+    [
+        pytest.param("rtps://camera", ConfigError, "expected dir:FOLDER", id="unknown scheme"),
+        pytest.param("dir:{}?patern=*.tif", ConfigError, "it takes pattern", id="unknown option"),
+        pytest.param("dir:{}?poll_s=0", ConfigError, "poll_s", id="option out of range"),
+        pytest.param("dir:{}?pattern=,", ConfigError, "is empty", id="empty pattern"),
+        pytest.param("dir:{}/absent", SourceError, "create it", id="absent folder"),
+        pytest.param("{}/absent.tif", SourceError, "neither a folder nor a file", id="absent file"),
+        pytest.param("glob:{}/*.tif", SourceError, "no file matches", id="nothing matches"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_says_why(folder: Path, uri: str, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        open_source(uri.format(folder))

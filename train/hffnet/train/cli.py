@@ -1,0 +1,86 @@
+"""``hffnet train``: labelled frames to a checkpoint. Nothing heavy is imported before the command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Folders <level1>/<level2>/*, or a CSV: path, level1, level2, ...")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write; must not exist.")],
+    recipe: Annotated[
+        str, typer.Option(help="nano (from scratch, minutes), small (frozen ResNet50) or paper.")
+    ] = "nano",
+    weights: Annotated[
+        Path | None, typer.Option(help="Public ResNet weights for the trunk: .safetensors, .pth.")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="none, stages:1 ... stages:4, or trunk; default: the recipe's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Frames per step; default: the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="First weights, order, variants.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Who is in train, val and test.")] = 0,
+    val_fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of frames that choose the epoch.")
+    ] = 0.15,
+    test_fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share held out for the score.")] = 0.15,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's choice.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished training of the same options.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON document on stdout.")] = False,
+) -> None:
+    """Train a network on labelled frames and write a checkpoint.
+
+    Ctrl-C stops after the current step; the same command with --resume goes on from there.
+    """
+    from rich.console import Console
+
+    from hffnet.runtime.dataset import open_dataset
+    from hffnet.runtime.split import split_dataset
+    from hffnet.train.loop import train as train_plan
+    from hffnet.train.plan import Plan
+    from hffnet.train.progress import progress_on
+    from hffnet.train.recipes import altered, recipe_by_name
+
+    console = Console(stderr=True)
+    fractions = (1.0 - val_fraction - test_fraction, val_fraction, test_fraction)
+    dataset = split_dataset(open_dataset(data), split_seed, fractions)
+    chosen = altered(
+        recipe_by_name(recipe, dataset.taxonomy.num_classes), freeze=freeze, epochs=epochs, batch_size=batch_size
+    )
+    plan = Plan(dataset=dataset, recipe=chosen, weights=weights, seed=seed, split_seed=split_seed)
+    with progress_on(console) as watcher:
+        train_plan(plan, out, device=device, threads=threads, resume=resume, watcher=watcher)
+    _show(out, as_json=as_json)
+
+
+def _show(folder: Path, *, as_json: bool) -> None:
+    import json
+
+    from hffnet.train.checkpoint import checkpoint_sha256, open_checkpoint
+
+    checkpoint = open_checkpoint(folder)
+    metrics = checkpoint.metrics
+    if as_json:
+        document = {
+            "schema_version": 1,
+            "checkpoint": str(folder),
+            "checkpoint_sha256": checkpoint_sha256(folder),
+            "best_epoch": metrics.best_epoch + 1,
+            "val": metrics.val.model_dump(),
+            "test": None if metrics.test is None else metrics.test.model_dump(),
+        }
+        typer.echo(json.dumps(document))
+        return
+    for name, scores in (("val", metrics.val), ("test", metrics.test)):
+        if scores is not None:
+            levels = "  ".join(
+                f"{level.name} {a:.4f}"
+                for level, a in zip(checkpoint.taxonomy.levels, scores.level_accuracy, strict=True)
+            )
+            typer.echo(f"{name:4}  {scores.num_frames} frames  HF1 {scores.hf1:.4f}  FPA {scores.fpa:.4f}  {levels}")
+    typer.echo(f"checkpoint {folder} (epoch {metrics.best_epoch + 1})")
