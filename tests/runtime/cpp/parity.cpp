@@ -8,6 +8,8 @@
 
 #include "hffnet/bundle.hpp"
 #include "hffnet/decode.hpp"
+#include "hffnet/frame.hpp"
+#include "hffnet/gates.hpp"
 #include "hffnet/preprocess.hpp"
 
 namespace {
@@ -64,15 +66,60 @@ json answer_decode(const json& question) {
   return {{"ok", true}, {"decisions", decisions}};
 }
 
+template <class T>
+json or_null(const std::optional<T>& value) {
+  return value ? json(*value) : json(nullptr);
+}
+
+// The picture's pixels go to a file; crop, metadata and gates into the answer.
+json answer_frame(const json& question) {
+  const auto frame = hffnet::read_frame(question["path"]);
+  if (!frame.ok()) return refused(frame.failure());
+  const hffnet::Frame& read = frame.value();
+  std::ofstream out(question["out"].get<std::string>(), std::ios::binary);
+  out.write(reinterpret_cast<const char*>(read.pixels.bytes.data()),
+            static_cast<std::streamsize>(read.pixels.bytes.size()));
+  const std::vector<std::string> depths{"uint8", "uint16", "float32"};
+  const hffnet::Acquisition& about = read.acquisition;
+  json gates = json::array();
+  for (const hffnet::GateResult& gate : hffnet::check_gates(read.picture())) {
+    gates.push_back({{"name", gate.name}, {"passed", gate.passed}, {"value", gate.value}, {"reason", gate.reason}});
+  }
+  return {{"ok", true},
+          {"shape", {read.pixels.height, read.pixels.width}},
+          {"dtype", depths[static_cast<std::size_t>(read.pixels.depth)]},
+          {"sha256", read.sha256},
+          {"crop",
+           {{"top", read.crop.top},
+            {"left", read.crop.left},
+            {"height", read.crop.height},
+            {"width", read.crop.width},
+            {"reason", read.crop.reason}}},
+          {"acquisition",
+           {{"vendor", or_null(about.vendor)},
+            {"instrument", or_null(about.instrument)},
+            {"pixel_size_um", or_null(about.pixel_size_um)},
+            {"pixel_size_source", or_null(about.pixel_size_source)},
+            {"high_voltage_kv", or_null(about.high_voltage_kv)},
+            {"working_distance_mm", or_null(about.working_distance_mm)},
+            {"detector", or_null(about.detector)},
+            {"operator", or_null(about.operator_name)},
+            {"acquired_at", or_null(about.acquired_at)}}},
+          {"gates", gates}};
+}
+
+json answer_to(const json& question) {
+  const std::string ask = question["ask"];
+  if (ask == "bundle") return answer_bundle(question);
+  if (ask == "preprocess") return answer_preprocess(question);
+  if (ask == "frame") return answer_frame(question);
+  return answer_decode(question);
+}
+
 }  // namespace
 
 int main() {
   for (std::string line; std::getline(std::cin, line);) {
-    const json question = json::parse(line);
-    const std::string ask = question["ask"];
-    const json answer = ask == "bundle"       ? answer_bundle(question)
-                        : ask == "preprocess" ? answer_preprocess(question)
-                                              : answer_decode(question);
-    std::cout << answer.dump() << '\n';
+    std::cout << answer_to(json::parse(line)).dump(-1, ' ', false, json::error_handler_t::replace) << '\n';
   }
 }
