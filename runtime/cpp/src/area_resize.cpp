@@ -70,8 +70,8 @@ std::vector<Pair> pairs_of(std::size_t length, std::size_t size) {
     const auto first = static_cast<std::size_t>(static_cast<double>(i) * scale);
     const auto weight = static_cast<float>(static_cast<double>(i + 1) - static_cast<double>(first + 1) / scale);
     const bool inside = first + 1 < length && weight > 0.0F;
-    pairs.push_back({std::min(first, length - 1), std::min(first + 1, length - 1),
-                     inside ? weight - std::floor(weight) : 0.0F});
+    pairs.push_back(
+        {std::min(first, length - 1), std::min(first + 1, length - 1), inside ? weight - std::floor(weight) : 0.0F});
   }
   return pairs;
 }

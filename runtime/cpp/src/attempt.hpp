@@ -13,14 +13,14 @@
 
 // ATTEMPT(auto x, f()); declares x from f()'s value, or returns f()'s failure from the enclosing function.
 #define ATTEMPT(declaration, expression) ATTEMPT_(HFFNET_JOIN(attempted_, __LINE__), declaration, expression)
-#define ATTEMPT_(result, declaration, expression)               \
-  auto result = (expression);                                   \
-  if (!result.ok()) return std::move(result).failure();         \
+#define ATTEMPT_(result, declaration, expression)       \
+  auto result = (expression);                           \
+  if (!result.ok()) return std::move(result).failure(); \
   declaration = std::move(result).value()
 
 // ATTEMPT_DONE(f()); the same for functions that return Status.
-#define ATTEMPT_DONE(expression)                                                       \
-  do {                                                                                 \
+#define ATTEMPT_DONE(expression)                                                               \
+  do {                                                                                         \
     if (auto attempted = (expression); !attempted.ok()) return std::move(attempted).failure(); \
   } while (false)
 

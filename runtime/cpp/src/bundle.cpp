@@ -109,9 +109,15 @@ Bundle::Bundle(Bundle&&) noexcept = default;
 Bundle& Bundle::operator=(Bundle&&) noexcept = default;
 Bundle::~Bundle() = default;
 
-const std::string& Bundle::path() const { return held_->path; }
-const Manifest& Bundle::manifest() const { return held_->manifest; }
-const std::string& Bundle::sha256() const { return held_->sha256; }
+const std::string& Bundle::path() const {
+  return held_->path;
+}
+const Manifest& Bundle::manifest() const {
+  return held_->manifest;
+}
+const std::string& Bundle::sha256() const {
+  return held_->sha256;
+}
 
 Result<Bundle> Bundle::open(const std::string& path) {
   return guarded(Error::kBundle, path, [&]() -> Result<Bundle> {
@@ -132,9 +138,8 @@ Result<Bundle> Bundle::open(const std::string& path) {
 }
 
 Result<std::vector<std::uint8_t>> Bundle::member(std::string_view name) const {
-  return guarded(Error::kBundle, held_->path, [&] {
-    return checked_bytes(held_->path, held_->archive, held_->manifest, name);
-  });
+  return guarded(Error::kBundle, held_->path,
+                 [&] { return checked_bytes(held_->path, held_->archive, held_->manifest, name); });
 }
 
 Result<Vectors> Bundle::vectors() const {

@@ -41,8 +41,12 @@ Classifier::Classifier(Classifier&&) noexcept = default;
 Classifier& Classifier::operator=(Classifier&&) noexcept = default;
 Classifier::~Classifier() = default;
 
-const Bundle& Classifier::bundle() const { return held_->bundle; }
-const EngineIdentity& Classifier::engine() const { return held_->engine.identity; }
+const Bundle& Classifier::bundle() const {
+  return held_->bundle;
+}
+const EngineIdentity& Classifier::engine() const {
+  return held_->engine.identity;
+}
 
 Result<Classifier> Classifier::open(const std::string& path, const EngineOptions& options) {
   return guarded(Error::kEngine, path, [&]() -> Result<Classifier> {
@@ -62,7 +66,8 @@ Result<Prediction> Classifier::classify(const std::string& path) {
 
 Result<Prediction> Classifier::classify_frame(const Frame& frame, Timings timings) {
   return guarded(Error::kFrame, frame.name, [&]() -> Result<Prediction> {
-    Prediction prediction{frame.name, frame.sha256, frame.crop, frame.acquisition, {}, {}, {}, 0, 0, std::move(timings)};
+    Prediction prediction{frame.name, frame.sha256,      frame.crop, frame.acquisition, {}, {}, {}, 0,
+                          0,          std::move(timings)};
     Timings& times = prediction.timings_ms;
     prediction.gates = timed(times, "gates", [&] { return check_gates(frame.picture()); });
     if (prediction.not_classified()) return prediction;

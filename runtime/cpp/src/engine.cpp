@@ -34,7 +34,8 @@ Result<const Graph*> graph_of(const Bundle& bundle, const std::string& precision
   }
   for (const Graph& graph : bundle.manifest().graphs) held.push_back(graph.precision + " (" + graph.family + ")");
   return Failure{Error::kBundle, bundle.path() + " holds " + joined(held) + "; a " + precision + " graph for " +
-                                     family + " engines was asked for: choose another --precision, or export the "
+                                     family +
+                                     " engines was asked for: choose another --precision, or export the "
                                      "bundle with it"};
 }
 
@@ -47,8 +48,8 @@ Result<SelfTest> self_test(Engine& engine, const Bundle& bundle, const Graph& gr
   for (std::size_t n = 0; n < vectors.num_frames; ++n) {
     ATTEMPT_DONE(engine.infer(std::span(vectors.frames).subspan(n * num_pixels, num_pixels), outputs));
     if (outputs.logits.size() != num_columns) {
-      return Failure{Error::kEngine, graph.member + " answers " + std::to_string(outputs.logits.size()) +
-                                         " logits; " + std::to_string(num_columns) + " were expected"};
+      return Failure{Error::kEngine, graph.member + " answers " + std::to_string(outputs.logits.size()) + " logits; " +
+                                         std::to_string(num_columns) + " were expected"};
     }
     double dot = 0.0, found = 0.0, expected = 0.0;
     for (std::size_t k = 0; k < num_columns; ++k) {
@@ -81,11 +82,11 @@ Result<OpenEngine> open_one(const Bundle& bundle, const std::string& name, const
   ATTEMPT(std::unique_ptr<Engine> engine, open_named(name, content, options));
   ATTEMPT(const SelfTest test, self_test(*engine, bundle, *graph));
   if (!test.passed()) {
-    return Failure{Error::kEngine,
-                   name + " " + engine->version() + " on " + engine->device() +
-                       " answers the bundle's test vectors with an error of " + std::to_string(test.error) +
-                       "; at most " + std::to_string(test.tolerance) + " is allowed for " + graph->precision +
-                       ": use another engine or precision, and report the versions"};
+    return Failure{Error::kEngine, name + " " + engine->version() + " on " + engine->device() +
+                                       " answers the bundle's test vectors with an error of " +
+                                       std::to_string(test.error) + "; at most " + std::to_string(test.tolerance) +
+                                       " is allowed for " + graph->precision +
+                                       ": use another engine or precision, and report the versions"};
   }
   EngineIdentity identity{name,
                           engine->version(),
@@ -116,8 +117,8 @@ Result<OpenEngine> open_engine(const Bundle& bundle, const EngineOptions& option
       if (opened.ok() || opened.failure().error == Error::kBundle) return opened;
       failures += " " + name + ": " + opened.failure().sentence;
     }
-    return Failure{Error::kEngine, "no engine can run this bundle here." +
-                                       (failures.empty() ? " This build has none." : failures)};
+    return Failure{Error::kEngine,
+                   "no engine can run this bundle here." + (failures.empty() ? " This build has none." : failures)};
   });
 }
 

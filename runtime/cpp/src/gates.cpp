@@ -77,8 +77,7 @@ void add_up(const GreyView& picture, Levels& levels, double& brightest) {
   // No pixel is brighter than the brightest one, so those at full scale are those at the top, or none.
   levels.num_white = brightest >= levels.full_scale ? static_cast<double>(num_top) : 0.0;
   while (levels.uniform_top < picture.height && is_uniform<T>(picture, levels.uniform_top)) ++levels.uniform_top;
-  while (levels.uniform_bottom < picture.height &&
-         is_uniform<T>(picture, picture.height - 1 - levels.uniform_bottom)) {
+  while (levels.uniform_bottom < picture.height && is_uniform<T>(picture, picture.height - 1 - levels.uniform_bottom)) {
     ++levels.uniform_bottom;
   }
 }

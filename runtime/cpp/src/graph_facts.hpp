@@ -17,7 +17,7 @@ namespace hffnet {
 struct GraphFacts {
   std::uint64_t opset = 0;
   std::size_t num_nodes = 0;
-  bool quantized = false;                                          // holds a DequantizeLinear
+  bool quantized = false;                                         // holds a DequantizeLinear
   std::vector<std::pair<std::string, std::uint64_t>> parameters;  // stored numbers of each type, in order of appearance
 
   // `int8` where there are quantized weights, else the type that holds most weights.

@@ -88,7 +88,9 @@ Network network_from(const JsonValue& value) {
   const JsonFields fields(value, {"name", "recipe", "num_parameters", "evidence_shape"});
   const auto shape = fields["evidence_shape"].elements();
   if (shape.size() != 2) fields["evidence_shape"].refuse("Tuple should have 2 items");
-  return {fields["name"].text(), fields["recipe"].text(), fields["num_parameters"].whole(1),
+  return {fields["name"].text(),
+          fields["recipe"].text(),
+          fields["num_parameters"].whole(1),
           {shape[0].whole(1), shape[1].whole(1)}};
 }
 
@@ -101,8 +103,13 @@ Graph graph_from(const JsonValue& value) {
 
 Metrics metrics_from(const JsonValue& value) {
   const JsonFields fields(value, {"num_frames", "hp", "hr", "hf1", "fpa", "tice", "level_accuracy"});
-  Metrics metrics{fields["num_frames"].whole(1), share(fields["hp"]),  share(fields["hr"]), share(fields["hf1"]),
-                  share(fields["fpa"]),          share(fields["tice"]), {}};
+  Metrics metrics{fields["num_frames"].whole(1),
+                  share(fields["hp"]),
+                  share(fields["hr"]),
+                  share(fields["hf1"]),
+                  share(fields["fpa"]),
+                  share(fields["tice"]),
+                  {}};
   for (const JsonValue& entry : fields["level_accuracy"].elements()) metrics.level_accuracy.push_back(share(entry));
   return metrics;
 }
@@ -122,11 +129,11 @@ std::optional<std::array<double, 2>> pixel_size_from(const JsonValue& value) {
 }
 
 Provenance provenance_from(const JsonValue& value) {
-  const JsonFields fields(value, {"created_utc", "checkpoint_sha256", "data_sha256", "num_train_frames",
-                                  "evaluated_on", "tools"});
-  Provenance provenance{fields["created_utc"].text(),        fields["checkpoint_sha256"].sha256(),
-                        fields["data_sha256"].sha256(),      fields["num_train_frames"].whole(0),
-                        fields["evaluated_on"].text(),       {}};
+  const JsonFields fields(
+      value, {"created_utc", "checkpoint_sha256", "data_sha256", "num_train_frames", "evaluated_on", "tools"});
+  Provenance provenance{fields["created_utc"].text(),   fields["checkpoint_sha256"].sha256(),
+                        fields["data_sha256"].sha256(), fields["num_train_frames"].whole(0),
+                        fields["evaluated_on"].text(),  {}};
   for (const auto& [tool, version] : fields["tools"].entries()) provenance.tools.emplace(tool, version.text());
   return provenance;
 }
@@ -165,16 +172,11 @@ void check_consistent(const Manifest& manifest, const JsonValue& document) {
 Manifest manifest_from(const JsonValue& document) {
   const JsonFields fields(document, {"format_version", "name", "taxonomy", "preprocess", "decode", "network", "graphs",
                                      "metrics", "pixel_size_um", "provenance", "members"});
-  Manifest manifest{fields["name"].text(1, 200),
-                    taxonomy_from(fields["taxonomy"]),
-                    preprocess_from(fields["preprocess"]),
-                    decode_from(fields["decode"]),
-                    network_from(fields["network"]),
-                    list_of(fields["graphs"], graph_from),
-                    all_metrics_from(fields["metrics"]),
-                    pixel_size_from(fields["pixel_size_um"]),
-                    provenance_from(fields["provenance"]),
-                    list_of(fields["members"], member_from)};
+  Manifest manifest{fields["name"].text(1, 200),           taxonomy_from(fields["taxonomy"]),
+                    preprocess_from(fields["preprocess"]), decode_from(fields["decode"]),
+                    network_from(fields["network"]),       list_of(fields["graphs"], graph_from),
+                    all_metrics_from(fields["metrics"]),   pixel_size_from(fields["pixel_size_um"]),
+                    provenance_from(fields["provenance"]), list_of(fields["members"], member_from)};
   if (manifest.graphs.empty()) fields["graphs"].refuse("Tuple should have at least 1 item");
   check_consistent(manifest, document);
   return manifest;

@@ -18,9 +18,8 @@ Failure refusal(const std::string& why) {
 
 // The three entries of the header in the order NumPy writes them.
 Result<std::smatch> matched(const std::string& header) {
-  static const std::regex pattern(
-      R"(\s*\{\s*'descr'\s*:\s*'([^']{1,8})'\s*,\s*'fortran_order'\s*:\s*(True|False)\s*,)"
-      R"(\s*'shape'\s*:\s*\(\s*([0-9, ]{0,200})\)\s*,?\s*\}\s*)");
+  static const std::regex pattern(R"(\s*\{\s*'descr'\s*:\s*'([^']{1,8})'\s*,\s*'fortran_order'\s*:\s*(True|False)\s*,)"
+                                  R"(\s*'shape'\s*:\s*\(\s*([0-9, ]{0,200})\)\s*,?\s*\}\s*)");
   std::smatch match;
   if (!std::regex_match(header, match, pattern)) return refusal("its header is not one NumPy writes");
   return match;

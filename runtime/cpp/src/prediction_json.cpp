@@ -22,7 +22,8 @@ Json finite(double value) {
 }
 
 Json crop_json(const Crop& crop) {
-  return {{"top", crop.top}, {"left", crop.left}, {"height", crop.height}, {"width", crop.width}, {"reason", crop.reason}};
+  return {
+      {"top", crop.top}, {"left", crop.left}, {"height", crop.height}, {"width", crop.width}, {"reason", crop.reason}};
 }
 
 Json acquisition_json(const Acquisition& about) {
@@ -92,9 +93,8 @@ std::string json_from_prediction(const Prediction& prediction, const Classifier&
       {"class_path", decision.path},
       {"answer", decision.answer},
       {"confidence", numbers_json(decision.confidence)},
-      {"probabilities", prediction.decision
-                            ? probabilities_json(decision, classifier.bundle().manifest().taxonomy)
-                            : Json::object()},
+      {"probabilities",
+       prediction.decision ? probabilities_json(decision, classifier.bundle().manifest().taxonomy) : Json::object()},
       {"input_path", nullptr},
       {"input_size", nullptr},
       {"input_mtime_ns", nullptr},

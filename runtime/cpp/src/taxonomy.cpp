@@ -26,8 +26,7 @@ Status check_level(const Level& level, const Level* above) {
   }
   const std::set<std::size_t> parents(level.parents.begin(), level.parents.end());
   if (parents.size() != above->classes.size() || *parents.rbegin() >= above->classes.size()) {
-    return refusal("level '" + level.name + "' must give every class of '" + above->name +
-                   "' at least one child");
+    return refusal("level '" + level.name + "' must give every class of '" + above->name + "' at least one child");
   }
   return Done{};
 }

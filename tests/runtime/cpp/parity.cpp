@@ -1,4 +1,5 @@
-// Answers for tests/parity: one JSON line per input line. An input line is a JSON object whose "ask" says what of.
+// Answers for tests/parity: one JSON line per input line. An input line is a JSON object whose "ask" says
+// what of.
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -73,7 +74,12 @@ json or_null(const std::optional<T>& value) {
 
 // The picture's pixels go to a file; crop, metadata and gates into the answer.
 json answer_frame(const json& question) {
-  const auto frame = hffnet::read_frame(question["path"]);
+  hffnet::Limits limits;
+  if (question.contains("limits")) {
+    limits = {question["limits"]["max_file_bytes"], question["limits"]["max_pixels"],
+              question["limits"]["max_decoded_bytes"]};
+  }
+  const auto frame = hffnet::read_frame(question["path"], limits);
   if (!frame.ok()) return refused(frame.failure());
   const hffnet::Frame& read = frame.value();
   std::ofstream out(question["out"].get<std::string>(), std::ios::binary);

@@ -8,10 +8,9 @@
 namespace hffnet {
 namespace {
 
-// "2026.4.1-22982-…" as Python's openvino.__version__ has it: the part before the build.
+// As Python's openvino.__version__ has it.
 std::string library_version() {
-  const std::string full = ov::get_openvino_version().buildNumber;
-  return full.substr(0, full.find('-'));
+  return ov::get_openvino_version().buildNumber;
 }
 
 class OpenVinoEngine final : public Engine {
@@ -56,8 +55,8 @@ class OpenVinoEngine final : public Engine {
   ov::InferRequest request_;
 };
 
-// The settings of hffnet.runtime.engines.openvino: where the CPU computes bfloat16 in hardware it is used for what is
-// not quantized, and the self-test decides whether the result is near enough.
+// The settings of hffnet.runtime.engines.openvino: where the CPU computes bfloat16 in hardware it is used for
+// what is not quantized, and the self-test decides whether the result is near enough.
 ov::AnyMap settings(ov::Core& core, int threads) {
   ov::AnyMap map{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1)};
   if (threads > 0) map.insert(ov::inference_num_threads(threads));

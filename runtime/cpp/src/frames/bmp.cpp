@@ -45,8 +45,8 @@ Status check_bmp(Bytes data, const std::string& name, const Limits& limits) {
   ATTEMPT_DONE(check_picture_size(num_columns, num_rows, 4, 1, limits, name));
   const std::uint64_t needed = *start + (num_columns * *bits + 31) / 32 * 4 * num_rows;
   if (needed <= data.size()) return Done{};
-  return refusal(name + ": the BMP needs " + std::to_string(needed) + " bytes and has " +
-                 std::to_string(data.size()) + ". The file is truncated: copy or save it again.");
+  return refusal(name + ": the BMP needs " + std::to_string(needed) + " bytes and has " + std::to_string(data.size()) +
+                 ". The file is truncated: copy or save it again.");
 }
 
 }  // namespace

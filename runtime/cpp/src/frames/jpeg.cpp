@@ -89,8 +89,9 @@ bool ends_with_mark(Bytes data, Bytes mark) {
 Status check_jpeg(Bytes data, const std::string& name, const Limits& limits) {
   const auto header = header_of(data);
   if (!header) {
-    return Failure{Error::kFrame, name + ": the JPEG stream has no readable header. The file is damaged: save the "
-                                         "frame again."};
+    return Failure{Error::kFrame, name +
+                                      ": the JPEG stream has no readable header. The file is damaged: save the "
+                                      "frame again."};
   }
   const bool read = header->marker <= 0xC2 && header->bits == 8 && (header->components == 1 || header->components == 3);
   if (!read) {

@@ -133,9 +133,9 @@ Described described_from_zeiss(TextView text, std::size_t stored_width) {
   return described;
 }
 
-constexpr std::array<TextView, 12> kTescanKeys{U"PixelSizeX", U"HV",          U"AcceleratorVoltage", U"WD",
-                                               U"Detector",   U"Detector0",   U"Device",             U"DeviceModel",
-                                               U"UserName",   U"FullUserName", U"Date",              U"Time"};
+constexpr std::array<TextView, 12> kTescanKeys{
+    U"PixelSizeX", U"HV",          U"AcceleratorVoltage", U"WD",           U"Detector", U"Detector0",
+    U"Device",     U"DeviceModel", U"UserName",           U"FullUserName", U"Date",     U"Time"};
 
 // `Key=Value` pairs that may stand among binary bytes: a known key that no letter or digit precedes, and what follows
 // up to a control character, at most 120 characters.
@@ -148,7 +148,8 @@ Fields tescan_fields(TextView text) {
     std::size_t begin = mark;
     while (begin > 0 && is_word(text[begin - 1])) --begin;
     const TextView key = text.substr(begin, mark - begin);
-    if (key != U"ImageStripSize" && std::find(kTescanKeys.begin(), kTescanKeys.end(), key) == kTescanKeys.end()) continue;
+    if (key != U"ImageStripSize" && std::find(kTescanKeys.begin(), kTescanKeys.end(), key) == kTescanKeys.end())
+      continue;
     std::size_t end = mark + 1;
     while (end < text.size() && end - mark <= 120 && text[end] >= 0x20) ++end;
     found[key] = text.substr(mark + 1, end - mark - 1);

@@ -73,7 +73,8 @@ Status check_kind(TIFF* tiff, const Page& page, const std::string& name, const L
           "compression " + std::to_string(page.compression));
   require(is_one_of(page.photometric, {0, 1, 2, 3, 6}),
           "photometric interpretation " + std::to_string(page.photometric));
-  require(bits_fit_format(page), std::to_string(page.bits) + " bits per sample of format " + std::to_string(page.format));
+  require(bits_fit_format(page),
+          std::to_string(page.bits) + " bits per sample of format " + std::to_string(page.format));
   require(page.channels >= 1 && page.channels <= 4, std::to_string(page.channels) + " samples per pixel");
   require(page.depth == 1, "depth " + std::to_string(page.depth));
   if (page.photometric == PHOTOMETRIC_PALETTE) {
@@ -88,8 +89,8 @@ Status check_kind(TIFF* tiff, const Page& page, const std::string& name, const L
     require(across == 1 && down == 1, "subsampled colour");
   }
   if (!wrong.empty()) {
-    return Failure{Error::kFrame, name + ": a TIFF with " + wrong + " was found; grey, palette or RGB was expected." +
-                                      kTake};
+    return Failure{Error::kFrame,
+                   name + ": a TIFF with " + wrong + " was found; grey, palette or RGB was expected." + kTake};
   }
   ATTEMPT_DONE(check_picture_size(page.width, page.height, page.channels, page.bytes_per_sample(), limits, name));
   return check_picture_size(page.segment_width, page.segment_height, page.channels, page.bytes_per_sample(), limits,
@@ -109,8 +110,8 @@ Status check_segments(TIFF* tiff, const Page& page, Bytes data, const std::strin
                                         " complete ones were expected. The file is truncated: copy or save it again."};
     }
     if (page.is_jpeg()) {
-      ATTEMPT_DONE(check_jpeg(data.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(count)), name,
-                              limits));
+      ATTEMPT_DONE(
+          check_jpeg(data.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(count)), name, limits));
     }
   }
   return Done{};
@@ -163,8 +164,8 @@ class Decoder {
   }
 
   bool read(std::uint32_t index, std::size_t top) {
-    const std::size_t rows = page_.is_tiled ? page_.segment_height
-                                            : std::min<std::size_t>(page_.segment_height, page_.height - top);
+    const std::size_t rows =
+        page_.is_tiled ? page_.segment_height : std::min<std::size_t>(page_.segment_height, page_.height - top);
     const auto expected = static_cast<tmsize_t>(rows * row_bytes());
     return (page_.is_tiled ? TIFFReadEncodedTile(tiff_, index, buffer_.data(), expected)
                            : TIFFReadEncodedStrip(tiff_, index, buffer_.data(), expected)) == expected;
@@ -201,7 +202,8 @@ Result<GreyPixels> grey_of(TIFF* tiff, const Page& page, Samples samples, const 
     TIFFGetField(tiff, TIFFTAG_COLORMAP, &red, &green, &blue);
     const std::size_t num_entries = std::size_t{1} << page.bits;
     std::vector<std::uint16_t> colormap;
-    for (const std::uint16_t* colour : {red, green, blue}) colormap.insert(colormap.end(), colour, colour + num_entries);
+    for (const std::uint16_t* colour : {red, green, blue})
+      colormap.insert(colormap.end(), colour, colour + num_entries);
     return grey_from_palette(samples, colormap, name);
   }
   if (page.photometric == PHOTOMETRIC_YCBCR && !page.is_jpeg() && samples.channels == 3) keep_first_channel(samples);
@@ -225,7 +227,11 @@ Result<GreyPixels> grey_from_tiff(Bytes data, const std::string& name, const Lim
   Samples samples{page.format == SAMPLEFORMAT_INT      ? Kind::kSigned
                   : page.format == SAMPLEFORMAT_IEEEFP ? Kind::kReal
                                                        : Kind::kUnsigned,
-                  page.bytes_per_sample(), page.height, page.width, page.channels, {}};
+                  page.bytes_per_sample(),
+                  page.height,
+                  page.width,
+                  page.channels,
+                  {}};
   samples.bytes.resize(samples.height * samples.width * samples.channels * samples.bytes_per_sample);
   if (!Decoder(tiff, page).decode(samples)) {
     return Failure{Error::kFrame, name + ": the TIFF cannot be decoded (" + memory.complaint() +

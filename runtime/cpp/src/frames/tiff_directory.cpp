@@ -38,6 +38,18 @@ bool is_text(std::uint64_t type) {
   return type == 1 || type == 2 || type == 6 || type == 7;
 }
 
+// Where strips (273) and tiles (324) lie, and how long they are (279, 325).
+bool is_place_or_length(std::uint64_t code) {
+  return code == 273 || code == 279 || code == 324 || code == 325;
+}
+
+bool has_zero(Bytes values, std::uint64_t width) {
+  for (std::size_t place = 0; place + width <= values.size(); place += static_cast<std::size_t>(width)) {
+    if (number_at(values, place, static_cast<std::size_t>(width), true) == 0) return true;
+  }
+  return false;
+}
+
 Failure damaged(const std::string& name, const std::string& why, std::size_t size) {
   return Failure{Error::kFrame, name + ": the TIFF's directory is damaged (" + why + "), a list of tags inside " +
                                     std::to_string(size) +
@@ -81,8 +93,20 @@ Result<std::map<unsigned, Bytes>> tags_from_tiff(Bytes data, const std::string& 
       return Failure{Error::kFrame, name + ": the TIFF's tags hold more than " + std::to_string(kMaxValues) +
                                         " values. Save the frame as uncompressed, LZW or deflate TIFF."};
     }
-    tags[static_cast<unsigned>(*code)] = data.subspan(static_cast<std::size_t>(offset),
-                                                      static_cast<std::size_t>(std::min(num_bytes, kMaxTagBytes)));
+    const Bytes raw =
+        data.subspan(static_cast<std::size_t>(offset), static_cast<std::size_t>(std::min(num_bytes, kMaxTagBytes)));
+    tags[static_cast<unsigned>(*code)] = raw;
+    if (is_place_or_length(*code) && has_zero(raw, type_bytes(*type))) {
+      return Failure{Error::kFrame, name +
+                                        ": strips or tiles are missing, complete ones were expected. The file is "
+                                        "truncated: copy or save it again."};
+    }
+  }
+  const auto photometric = tags.find(262);
+  if (photometric != tags.end() && !tags.contains(320) && number_at(photometric->second, 0, 2, little) == 3) {
+    return Failure{Error::kFrame, name +
+                                      ": a TIFF with a palette without colour map was found; grey, palette or RGB "
+                                      "was expected. Save the frame as 8- or 16-bit grey."};
   }
   return tags;
 }

@@ -32,7 +32,9 @@ class TiffMemory {
   static toff_t size(thandle_t self);
 #if TIFFLIB_VERSION >= 20221213
   static int keep(TIFF*, void* self, const char*, const char* format, va_list arguments);
-  static int drop(TIFF*, void*, const char*, const char*, va_list) { return 1; }
+  static int drop(TIFF*, void*, const char*, const char*, va_list) {
+    return 1;
+  }
 #endif
 
   Bytes data_;
