@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,9 +64,3 @@ def cpp() -> CppRuntime:
     run("cmake", "--preset", "dev", f"-DOpenVINO_DIR={Path(spec.origin).parent / 'cmake'}")
     run("cmake", "--build", "--preset", "dev", "--parallel", "2")
     return CppRuntime(BUILD)
-
-
-@pytest.fixture(scope="session")
-def python_program() -> tuple[str, ...]:
-    """The hffnet command of this very Python."""
-    return (sys.executable, "-m", "hffnet.runtime.cli")

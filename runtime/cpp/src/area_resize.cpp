@@ -5,29 +5,23 @@
 #include <cstdint>
 #include <cstring>
 
-// One binary for every x86-64 processor that still uses AVX2 where there is one. The choice is made before the
-// sanitizers' own start, so it is left out of their builds.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define HFFNET_EVERY_PROCESSOR __attribute__((target_clones("avx2", "default")))
-#else
-#define HFFNET_EVERY_PROCESSOR
-#endif
+#include "every_processor.hpp"
 
 namespace hffnet {
 namespace {
 
 HFFNET_EVERY_PROCESSOR
-void add_row(const std::uint8_t* row, float weight, std::size_t width, float* sum) {
+void add_row(const std::uint8_t* __restrict row, float weight, std::size_t width, float* __restrict sum) {
   for (std::size_t x = 0; x < width; ++x) sum[x] += weight * static_cast<float>(row[x]);
 }
 
 HFFNET_EVERY_PROCESSOR
-void add_row(const std::uint16_t* row, float weight, std::size_t width, float* sum) {
+void add_row(const std::uint16_t* __restrict row, float weight, std::size_t width, float* __restrict sum) {
   for (std::size_t x = 0; x < width; ++x) sum[x] += weight * static_cast<float>(row[x]);
 }
 
 HFFNET_EVERY_PROCESSOR
-void add_row(const float* row, float weight, std::size_t width, float* sum) {
+void add_row(const float* __restrict row, float weight, std::size_t width, float* __restrict sum) {
   for (std::size_t x = 0; x < width; ++x) sum[x] += weight * row[x];
 }
 

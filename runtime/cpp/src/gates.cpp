@@ -5,7 +5,8 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
+
+#include "every_processor.hpp"
 
 namespace hffnet {
 namespace {
@@ -42,40 +43,82 @@ double full_scale_of(const GreyView& picture, double brightest) {
   return 65535.0;
 }
 
-// Sums of whole levels are exact: a row of 16-bit squares stays below 2^63 for every width that is read.
+// What one row tells. Sums of whole levels are exact.
+struct RowSums {
+  double sum, squares;
+  float top;
+  std::size_t num_black;
+};
+
+// Up to 4096 pixels, few enough for 32 bits to hold the squares of 8-bit levels.
+constexpr std::size_t kPiece = 4096;
+
+HFFNET_EVERY_PROCESSOR
+RowSums sums_of(const std::uint8_t* row, std::size_t count) {
+  std::uint32_t sum = 0, squares = 0, black = 0;
+  std::uint8_t top = 0;
+  for (std::size_t x = 0; x < count; ++x) {
+    const std::uint32_t value = row[x];
+    sum += value;
+    squares += value * value;
+    black += value == 0 ? 1U : 0U;
+    top = std::max(top, row[x]);
+  }
+  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
+}
+
+HFFNET_EVERY_PROCESSOR
+RowSums sums_of(const std::uint16_t* row, std::size_t count) {
+  std::uint32_t sum = 0, black = 0;
+  std::uint64_t squares = 0;
+  std::uint16_t top = 0;
+  for (std::size_t x = 0; x < count; ++x) {
+    const std::uint32_t value = row[x];
+    sum += value;
+    squares += value * value;
+    black += value == 0 ? 1U : 0U;
+    top = std::max(top, row[x]);
+  }
+  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
+}
+
+RowSums sums_of(const float* row, std::size_t count) {
+  RowSums sums{0.0, 0.0, row[0], 0};
+  for (std::size_t x = 0; x < count; ++x) {
+    const double value = row[x];
+    sums.sum += value;
+    sums.squares += value * value;
+    sums.num_black += row[x] == 0.0F ? 1 : 0;
+    sums.top = std::max(sums.top, row[x]);
+  }
+  return sums;
+}
+
 template <class T>
-void add_up(const GreyView& picture, Levels& levels, double& brightest) {
-  using Sum = std::conditional_t<std::is_same_v<T, float>, double, std::uint64_t>;
+void add_up(const GreyView& picture, Levels& levels) {
   double sum = 0.0, squares = 0.0;
-  T top = row_of<T>(picture, 0)[0];
+  auto top = static_cast<float>(row_of<T>(picture, 0)[0]);
   std::size_t num_black = 0, num_top = 0;
   for (std::size_t y = 0; y < picture.height; ++y) {
-    const T* row = row_of<T>(picture, y);
-    Sum row_sum = 0, row_squares = 0;
-    T row_top = row[0];
-    std::size_t row_black = 0;
-    for (std::size_t x = 0; x < picture.width; ++x) {
-      const auto value = static_cast<Sum>(row[x]);
-      row_sum += value;
-      row_squares += value * value;
-      row_top = std::max(row_top, row[x]);
-      row_black += row[x] == T{0} ? 1 : 0;
+    for (std::size_t left = 0; left < picture.width; left += kPiece) {
+      const T* piece = row_of<T>(picture, y) + left;
+      const std::size_t count = std::min(kPiece, picture.width - left);
+      const RowSums sums = sums_of(piece, count);
+      if (sums.top > top) num_top = 0;
+      top = std::max(top, sums.top);
+      if (sums.top == top) num_top += static_cast<std::size_t>(std::count(piece, piece + count, static_cast<T>(top)));
+      num_black += sums.num_black;
+      sum += sums.sum;
+      squares += sums.squares;
     }
-    if (row_top > top) num_top = 0;
-    top = std::max(top, row_top);
-    if (row_top == top) num_top += static_cast<std::size_t>(std::count(row, row + picture.width, top));
-    num_black += row_black;
-    sum += static_cast<double>(row_sum);
-    squares += static_cast<double>(row_squares);
   }
   levels.num_pixels = static_cast<double>(picture.height) * static_cast<double>(picture.width);
   const double mean = sum / levels.num_pixels;
   levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - mean * mean, 0.0));
   levels.num_black = static_cast<double>(num_black);
-  brightest = static_cast<double>(top);
-  levels.full_scale = full_scale_of(picture, brightest);
+  levels.full_scale = full_scale_of(picture, static_cast<double>(top));
   // No pixel is brighter than the brightest one, so those at full scale are those at the top, or none.
-  levels.num_white = brightest >= levels.full_scale ? static_cast<double>(num_top) : 0.0;
+  levels.num_white = static_cast<double>(top) >= levels.full_scale ? static_cast<double>(num_top) : 0.0;
   while (levels.uniform_top < picture.height && is_uniform<T>(picture, levels.uniform_top)) ++levels.uniform_top;
   while (levels.uniform_bottom < picture.height && is_uniform<T>(picture, picture.height - 1 - levels.uniform_bottom)) {
     ++levels.uniform_bottom;
@@ -84,10 +127,9 @@ void add_up(const GreyView& picture, Levels& levels, double& brightest) {
 
 Levels levels_of(const GreyView& picture) {
   Levels levels;
-  double brightest = 0.0;
-  if (picture.depth == Depth::kUint8) add_up<std::uint8_t>(picture, levels, brightest);
-  if (picture.depth == Depth::kUint16) add_up<std::uint16_t>(picture, levels, brightest);
-  if (picture.depth == Depth::kFloat32) add_up<float>(picture, levels, brightest);
+  if (picture.depth == Depth::kUint8) add_up<std::uint8_t>(picture, levels);
+  if (picture.depth == Depth::kUint16) add_up<std::uint16_t>(picture, levels);
+  if (picture.depth == Depth::kFloat32) add_up<float>(picture, levels);
   return levels;
 }
 

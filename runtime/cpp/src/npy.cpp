@@ -1,38 +1,71 @@
 #include "npy.hpp"
 
 #include <algorithm>
-#include <regex>
+#include <charconv>
+#include <optional>
 #include <string_view>
-
-#include "attempt.hpp"
+#include <system_error>
 
 namespace hffnet {
 namespace {
 
 constexpr std::size_t kMaxHeader = 10'000;
+constexpr std::size_t kMaxAxes = 8;
 constexpr std::size_t kPreamble = 10;  // magic, version, length of the header
 
 Failure refusal(const std::string& why) {
   return Failure{Error::kBundle, "is not a readable array: " + why};
 }
 
-// The three entries of the header in the order NumPy writes them.
-Result<std::smatch> matched(const std::string& header) {
-  static const std::regex pattern(R"(\s*\{\s*'descr'\s*:\s*'([^']{1,8})'\s*,\s*'fortran_order'\s*:\s*(True|False)\s*,)"
-                                  R"(\s*'shape'\s*:\s*\(\s*([0-9, ]{0,200})\)\s*,?\s*\}\s*)");
-  std::smatch match;
-  if (!std::regex_match(header, match, pattern)) return refusal("its header is not one NumPy writes");
-  return match;
-}
-
-std::vector<std::size_t> shape_from(const std::string& text) {
-  static const std::regex number("[0-9]{1,9}");
+// What the header says: three entries in the order NumPy writes them.
+struct Header {
+  std::string type;
+  bool fortran_order = false;
   std::vector<std::size_t> shape;
-  for (std::sregex_iterator at(text.begin(), text.end(), number), end; at != end; ++at) {
-    shape.push_back(std::stoul(at->str()));
+};
+
+// Reads the header's Python literal from left to right.
+class HeaderReader {
+ public:
+  explicit HeaderReader(std::string_view text) : rest_(text) {}
+
+  // Nothing where the header is not one NumPy writes.
+  std::optional<Header> read() {
+    Header header;
+    bool good = take("{") && take("'descr'") && take(":") && take("'");
+    const std::size_t quote = std::min(rest_.find('\''), rest_.size());
+    header.type = std::string(rest_.substr(0, quote));
+    rest_.remove_prefix(quote);
+    good = good && take("'") && take(",") && take("'fortran_order'") && take(":");
+    header.fortran_order = take("True");
+    good = good && (header.fortran_order || take("False")) && take(",") && take("'shape'") && take(":") && take("(");
+    while (good && !take(")")) good = take_axis(header.shape) && (take(",") || rest_.substr(0, 1) == ")");
+    take(",");
+    good = good && take("}") && take("");
+    if (!good || !rest_.empty()) return std::nullopt;
+    return header;
   }
-  return shape;
-}
+
+ private:
+  // Skips white space, then takes `word` if it comes next; "" takes white space alone.
+  bool take(std::string_view word) {
+    while (!rest_.empty() && (rest_.front() == ' ' || rest_.front() == '\n')) rest_.remove_prefix(1);
+    if (rest_.substr(0, word.size()) != word) return false;
+    rest_.remove_prefix(word.size());
+    return true;
+  }
+
+  bool take_axis(std::vector<std::size_t>& shape) {
+    take("");
+    std::size_t axis = 0;
+    const auto read = std::from_chars(rest_.data(), rest_.data() + rest_.size(), axis);
+    rest_.remove_prefix(static_cast<std::size_t>(read.ptr - rest_.data()));
+    shape.push_back(axis);
+    return read.ec == std::errc() && shape.size() <= kMaxAxes;
+  }
+
+  std::string_view rest_;
+};
 
 bool is_type(const std::string& name, NpyType type) {
   return type == NpyType::kUint8 ? name == "|u1" || name == "<u1" || name == "u1" : name == "<f4" || name == "f4";
@@ -47,19 +80,19 @@ Result<NpyView> npy_from_bytes(std::span<const std::uint8_t> content, NpyType ty
   }
   const std::size_t length = content[8] | static_cast<std::size_t>(content[9]) << 8U;
   if (length > kMaxHeader || kPreamble + length > content.size()) return refusal("its header is cut off or too long");
-  const std::string header(text.substr(kPreamble, length));
-  ATTEMPT(const std::smatch match, matched(header));
-  NpyView view{shape_from(match[3]), content.subspan(kPreamble + length)};
+  const auto header = HeaderReader(text.substr(kPreamble, length)).read();
+  if (!header) return refusal("its header is not one NumPy writes");
+  NpyView view{header->shape, content.subspan(kPreamble + length)};
   std::size_t num_bytes = type == NpyType::kUint8 ? 1 : sizeof(float);
   for (const std::size_t axis : view.shape) {
     if (__builtin_mul_overflow(num_bytes, axis, &num_bytes)) return refusal("its shape is beyond reason");
   }
-  if (!is_type(match[1], type) || match[2] == "True" || view.shape.size() != num_axes ||
+  if (!is_type(header->type, type) || header->fortran_order || view.shape.size() != num_axes ||
       num_bytes != view.data.size()) {
-    return refusal("it is " + match[1].str() + " of shape (" + match[3].str() + ") in " +
+    return refusal("it is " + header->type + " with " + std::to_string(view.shape.size()) + " axes in " +
                    std::to_string(view.data.size()) + " bytes; expected " +
                    (type == NpyType::kUint8 ? "uint8" : "float32") + " with " + std::to_string(num_axes) +
-                   " axes in C order");
+                   " axes in C order, all of it there");
   }
   return view;
 }

@@ -81,7 +81,9 @@ Result<Deep> deep_from(Samples& samples, const std::string& name, std::optional<
     const bool packed = !is_signed && bits && *bits < 8;
     const auto gain = static_cast<std::uint8_t>(packed ? 255U / ((1U << *bits) - 1U) : 1U);
     const auto flip = static_cast<std::uint8_t>(is_signed ? 0x80U : 0U);
-    for (std::uint8_t& value : samples.bytes) value = static_cast<std::uint8_t>((value ^ flip) * gain);
+    const bool as_it_is = gain == 1 && flip == 0;
+    for (std::uint8_t& value : as_it_is ? std::span<std::uint8_t>() : std::span(samples.bytes))
+      value = static_cast<std::uint8_t>((value ^ flip) * gain);
     return Deep{Depth::kUint8, std::move(samples.bytes)};
   } else if (samples.bytes_per_sample == 2) {
     if (is_signed) {
