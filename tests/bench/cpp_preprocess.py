@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -22,6 +23,7 @@ from tests import tiny
 ROUNDS = 200
 SPEC = PreprocessSpec()
 DEPTHS = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 1}
+SHAPES = ((884, 1024), (2048, 3072))
 
 
 class Library:
@@ -76,14 +78,14 @@ def main() -> None:
         library = Library(sys.argv[1], tiny.write_tiny_bundle(Path(folder) / "size224.hffnet"))
         for threads in (1, cv2.getNumThreads()):
             cv2.setNumThreads(threads)
-            for (height, width), dtype in (((884, 1024), np.uint8), ((884, 1024), np.uint16), ((2048, 3072), np.uint8), ((2048, 3072), np.uint16)):  # fmt: skip # noqa: E501
+            for (height, width), dtype in product(SHAPES, DEPTHS):
                 picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (height, width), dtype)
                 times = [
                     (library.preprocess_ms(picture), python_ms(picture), pillow_ms(picture)) for _ in range(ROUNDS)
                 ]
                 cpp, python, pillow = (statistics.median(column) for column in zip(*times, strict=True))
                 sys.stdout.write(
-                    f"{width}x{height} {np.dtype(dtype).name}, OpenCV on {threads} threads: C++ {cpp:.3f} ms,"
+                    f"{width}x{height} {dtype.name}, OpenCV on {threads} threads: C++ {cpp:.3f} ms,"
                     f" Python {python:.3f} ms (x{python / cpp:.1f}), Pillow {pillow:.3f} ms (x{pillow / cpp:.1f})\n"
                 )
 

@@ -1,6 +1,7 @@
-"""The C++ runtime, configured and built once under build/dev, where there is what it takes."""
+"""The C++ runtime, configured and built once under build/, where there is what it takes."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "dev"
+PRESET = os.environ.get("HFFNET_CPP_PRESET", "dev")
+"""``HFFNET_CPP_PRESET=asan pytest tests/parity`` runs the comparison under the sanitizers."""
+
+BUILD = ROOT / "build" / PRESET
 PROGRAMS = ("cmake", "ctest", "ninja", "pkg-config", "c++")
 PACKAGES = ("libzip", "libtiff-4", "libpng", "libjpeg", "libcrypto", "nlohmann_json", "catch2", "stb")
 
@@ -61,6 +65,6 @@ def cpp() -> CppRuntime:
     spec = find_spec("openvino")
     assert spec is not None
     assert spec.origin is not None
-    run("cmake", "--preset", "dev", f"-DOpenVINO_DIR={Path(spec.origin).parent / 'cmake'}")
-    run("cmake", "--build", "--preset", "dev", "--parallel", "2")
+    run("cmake", "--preset", PRESET, f"-DOpenVINO_DIR={Path(spec.origin).parent / 'cmake'}")
+    run("cmake", "--build", "--preset", PRESET, "--parallel", "2")
     return CppRuntime(BUILD)

@@ -78,6 +78,15 @@ def test_classify_prints_what_python_prints(cpp: CppRuntime, bundle_path: Path, 
     assert documents[-2]["status"] == "not_classified"
 
 
+def test_benchmark_times_every_stage(cpp: CppRuntime, bundle_path: Path, frames: list[Path]) -> None:
+    program = cpp.build / "runtime" / "cpp" / "hffnet-benchmark-cpp"
+    code, (document,), _ = outputs(program, "--seconds", 0.05, bundle_path, *frames[:2])
+    assert code == 0
+    assert list(document["stages"]) == ["read", "gates", "preprocess", "infer", "decode", "outside_engine", "total"]
+    assert document["num_samples"] % 2 == 0
+    assert ("p99_ms" in document["stages"]["total"]) == (document["num_samples"] >= 662)
+
+
 def test_an_engine_with_wrong_answers_is_refused(cpp: CppRuntime, tmp_path: Path, frames: list[Path]) -> None:
     bundle = write_tiny_bundle(tmp_path / "other.hffnet", model=tiny_graph(np.full((1, 5), 9.0)))
     code, documents, stderr = outputs(cpp.classify, bundle, frames[0])

@@ -15,6 +15,9 @@ bool take(Options& options, std::string_view option, const std::string& value) {
   } else if (option == "--threads") {
     const auto read = std::from_chars(value.data(), value.data() + value.size(), options.engine.threads);
     return read.ec == std::errc() && read.ptr == value.data() + value.size() && options.engine.threads >= 1;
+  } else if (option == "--seconds") {
+    const auto read = std::from_chars(value.data(), value.data() + value.size(), options.seconds);
+    return read.ec == std::errc() && read.ptr == value.data() + value.size() && options.seconds > 0.0;
   } else {
     return false;
   }

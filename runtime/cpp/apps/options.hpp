@@ -11,6 +11,7 @@ namespace hffnet::apps {
 
 struct Options {
   EngineOptions engine;
+  double seconds = 5.0;  // how long to measure
   bool help = false;
   std::vector<std::string> words;  // what is not an option
 };
