@@ -113,7 +113,7 @@ def test_the_gate_writes_nothing_when_int8_costs_too_much(
     options = ("--int8", "--calibration-data", folder / "data", "-o", tmp_path / "bad.hffnet")
     done = ran(capsys, "export", folder / "checkpoint", *options)
     assert done.code == 1, done.err
-    assert "no bundle was written" in done.err
+    assert "no int8 graph was written" in done.err
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ LARGEST = 65504.0
 MARGIN = 4.0
 """How far a tensor must stay below it on the calibration frames: other frames reach further."""
 
-_MAX_SHARE_FLOAT = 0.25
+_MAX_SHARE_FLOAT = 0.5
 
 
 def peaks_from_frames(

@@ -215,6 +215,7 @@ class _Exporter:
         self._metrics["int8"] = passed.score.metrics
         report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
         if half is not None:
+            # Groups are ranked once: what int8 costs a group is nearly the same in both graphs.
             quantizer = partial(calibration.quantized, float_model=half, activations="int8")
             other = self._gated("tensorrt", quantizer, passed.placement, vectors)
             report = report.model_copy(update={"gate_tensorrt": other.report})
