@@ -48,12 +48,14 @@ class ExportOptions:
     """What a person may choose.
 
     Attributes:
+        name: of the model, for people and records; the checkpoint's folder name if None.
         int8: add an int8 graph for CPU engines.
         max_drop: largest loss of HF1 that int8 may cost, in points (0.5 = 0.005).
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
     """
 
+    name: str | None = None
     int8: bool = False
     max_drop: float = 0.5
     num_frames: int = 512
@@ -195,7 +197,7 @@ class _Exporter:
         config = self._checkpoint.config
         sizes = self._pixel_sizes_um
         return Manifest(
-            name=self._checkpoint.folder.resolve().name,
+            name=self._options.name or self._checkpoint.folder.resolve().name,
             taxonomy=self._checkpoint.taxonomy,
             preprocess=config.preprocess,
             decode=config.decode,

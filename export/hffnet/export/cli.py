@@ -22,6 +22,7 @@ def export(
         ),
     ],
     *,
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the checkpoint's folder name.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add an int8 graph, calibrated on train frames.")] = False,
     held_out: Annotated[
         Path | None, typer.Option("--held-out", metavar="DIR|CSV", help="Measure on these labelled frames instead.")
@@ -53,7 +54,7 @@ def export(
     calibration = CalibrationOptions(
         observer=observer, percentile=percentile, mode=mode, exclude=tuple(exclude or ()), seed=seed
     )
-    options = ExportOptions(int8=int8, max_drop=max_drop, num_frames=num_frames, calibration=calibration)
+    options = ExportOptions(name=name, int8=int8, max_drop=max_drop, num_frames=num_frames, calibration=calibration)
     console = Console(stderr=True)
     with console.status("opening data") as status:
 

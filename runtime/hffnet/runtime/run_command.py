@@ -61,7 +61,9 @@ def run(
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.signals import stop_on_signals
+    from hffnet.runtime.sources import open_source
 
+    open_source(source)  # a mistyped source is told before a record file is made for it
     stop = Event()
     with (
         stop_on_signals(stop),
