@@ -113,11 +113,12 @@ def test_intervals_are_seeded_and_hold_groups_together() -> None:
     by_group = intervals_from_paths(truths, answers, [str(n // 10) for n in range(400)], TREE, seed=3)
     assert by_frame is not None
     assert by_group is not None
-    assert set(by_group) == {"hp", "hr", "hf1", "fpa", "level1", "level2"}
+    assert (by_frame.num_groups, by_group.num_groups) == (400, 40)
+    assert by_group.level_accuracy == (by_group.fpa, by_group.fpa)
     score = metrics_from_paths(truths, answers, TREE).hf1
-    assert by_group["hf1"].low < score < by_group["hf1"].high
+    assert by_group.hf1.low < score < by_group.hf1.high
     # Ten copies of each frame say no more than one: the interval is about √10 wider than frame by frame.
-    width = (by_group["fpa"].high - by_group["fpa"].low) / (by_frame["fpa"].high - by_frame["fpa"].low)
+    width = (by_group.fpa.high - by_group.fpa.low) / (by_frame.fpa.high - by_frame.fpa.low)
     assert 2.5 < width < 4.0
     assert intervals_from_paths(truths, answers, [str(n // 10) for n in range(400)], TREE, seed=3) == by_group
     assert intervals_from_paths(truths, answers, ["one"] * 400, TREE) is None

@@ -33,6 +33,8 @@ _EXTRA_OF_MODULE = {
     "torch": "train",
     "kornia": "train",
     "safetensors": "train",
+    "jinja2": "train",
+    "plotly": "train",
     "onnx": "calibration",
     "onnxscript": "export",
     "openvino": "openvino",

@@ -24,6 +24,18 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """One interval for each score of ``Metrics`` that is a mean, or made of means."""
+
+    num_groups: int
+    hp: Interval
+    hr: Interval
+    hf1: Interval
+    fpa: Interval
+    level_accuracy: tuple[Interval, ...]
+
+
 def intervals_from_paths(
     truths: Sequence[ClassPath],
     answers: Sequence[ClassPath],
@@ -33,8 +45,8 @@ def intervals_from_paths(
     seed: int = 0,
     num_resamples: int = 2000,
     confidence: float = 0.95,
-) -> dict[str, Interval] | None:
-    """Intervals of ``hp``, ``hr``, ``hf1``, ``fpa`` and of each level's accuracy (by the level's name).
+) -> Intervals | None:
+    """Intervals of HP, HR, HF1, FPA and of each level's accuracy.
 
     Whole groups are drawn with replacement, as many as there are. A score of a draw is that of all its frames.
 
@@ -61,7 +73,7 @@ def intervals_from_paths(
     names, of_group = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     if len(names) < 2:
         return None
-    columns, counts_NK = _counts(truths, answers, taxonomy)
+    counts_NK = _counts(truths, answers, taxonomy)
     sums_GK = np.zeros((len(names), counts_NK.shape[1]))
     np.add.at(sums_GK, of_group, counts_NK)
     generator = np.random.default_rng(seed)
@@ -72,24 +84,30 @@ def intervals_from_paths(
             for start in range(0, num_resamples, _BATCH)
         ]
     )
-    means_RK = drawn_RK[:, 1:] / drawn_RK[:, :1]
-    scores = dict(zip(columns, means_RK.T, strict=True))
-    scores["hf1"] = np.array([hf_beta(hp, hr) for hp, hr in zip(scores["hp"], scores["hr"], strict=True)])
+    hp, hr, fpa, *levels = (drawn_RK[:, 1:] / drawn_RK[:, :1]).T
+    hf1 = np.array([hf_beta(p, r) for p, r in zip(hp.tolist(), hr.tolist(), strict=True)])
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
-    return {
-        name: Interval(low=float(low), high=float(high))
-        for name, (low, high) in ((name, np.quantile(values, ends)) for name, values in scores.items())
-    }
+
+    def interval(values_R: npt.NDArray[np.float64]) -> Interval:
+        low, high = np.quantile(values_R, ends).tolist()
+        return Interval(low=low, high=high)
+
+    return Intervals(
+        num_groups=len(names),
+        hp=interval(hp),
+        hr=interval(hr),
+        hf1=interval(hf1),
+        fpa=interval(fpa),
+        level_accuracy=tuple(interval(level) for level in levels),
+    )
 
 
-def _counts(
-    truths: Sequence[ClassPath], answers: Sequence[ClassPath], taxonomy: Taxonomy
-) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Per frame: 1, then what each score is the mean of."""
+def _counts(truths: Sequence[ClassPath], answers: Sequence[ClassPath], taxonomy: Taxonomy) -> npt.NDArray[np.float64]:
+    """Per frame: 1, then what HP, HR, FPA and each level's accuracy are the mean of."""
     depth = taxonomy.depth
     rows = np.zeros((len(truths), 4 + depth))
     for row, truth, answer in zip(rows, truths, answers, strict=True):
         right = [level < len(answer) and answer[level] == truth[level] for level in range(depth)]
         hits = sum(right)
         row[:] = (1, hits / len(answer) if answer else 0, hits / depth, hits == depth, *right)
-    return ["hp", "hr", "fpa", *(level.name for level in taxonomy.levels)], rows
+    return rows
