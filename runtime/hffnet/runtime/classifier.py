@@ -36,6 +36,7 @@ class Prediction:
         acquisition: metadata as found.
         gates: every gate's result; where one failed, nothing was classified.
         decision: None where nothing was classified.
+        logits: (ΣC,) float32; None where nothing was classified.
         evidence: (ΣC, h, w) float32, whose mean over positions is the logits; None where nothing was classified.
         engine: which engine answered.
         timings_ms: milliseconds by stage.
@@ -47,6 +48,7 @@ class Prediction:
     acquisition: Acquisition
     gates: tuple[GateResult, ...]
     decision: Decision | None
+    logits: npt.NDArray[np.float32] | None
     evidence: npt.NDArray[np.float32] | None
     engine: EngineIdentity
     timings_ms: dict[str, float]
@@ -129,7 +131,7 @@ class Classifier:
         manifest = self.bundle.manifest
         with timings.stage("gates"):
             gates = check_gates(frame)
-        decision, evidence = None, None
+        decision, logits, evidence = None, None, None
         if all(gate.passed for gate in gates):
             with timings.stage("preprocess"):
                 input_HW = preprocess(frame.picture, manifest.preprocess)
@@ -137,7 +139,7 @@ class Classifier:
                 outputs = self._engine.infer(input_HW[None])
             with timings.stage("decode"):
                 (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
-                evidence = outputs.evidence[0]
+                logits, evidence = outputs.logits[0], outputs.evidence[0]
         return Prediction(
             name=frame.name,
             sha256=frame.sha256,
@@ -145,6 +147,7 @@ class Classifier:
             acquisition=frame.acquisition,
             gates=gates,
             decision=decision,
+            logits=logits,
             evidence=evidence,
             engine=self.engine,
             timings_ms=dict(timings),

@@ -16,11 +16,25 @@ from typer.exceptions import TyperException
 from hffnet.runtime.errors import ExitCode, HffnetError
 
 GROUP = "hffnet.commands"
-_ORDER = ("demo", "train", "evaluate", "calibrate", "export", "inspect", "classify", "run", "records", "benchmark")
+_ORDER = (
+    "demo",
+    "data",
+    "train",
+    "evaluate",
+    "calibrate",
+    "export",
+    "inspect",
+    "classify",
+    "run",
+    "records",
+    "benchmark",
+)
 _EXTRA_OF_MODULE = {
     "torch": "train",
     "kornia": "train",
     "safetensors": "train",
+    "jinja2": "train",
+    "plotly": "train",
     "onnx": "calibration",
     "onnxscript": "export",
     "openvino": "openvino",
