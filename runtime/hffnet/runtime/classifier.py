@@ -13,15 +13,15 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from hffnet.runtime.gates import GateResult, check_gates
-from hffnet.runtime.read import read_frame
 
 from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
 from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_engine
 from hffnet.runtime.frame import Acquisition, Crop, Frame
+from hffnet.runtime.gates import GateResult, check_gates
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.preprocess import preprocess
+from hffnet.runtime.read import read_frame
 from hffnet.runtime.taxonomy import ClassPath
 
 

@@ -113,7 +113,7 @@ def run_pipeline(
     reader = _Reader(source, stop)
     try:
         while (arrival := reader.arrivals.get()) is not None and not stop.is_set():
-            if not recorder.put(arrival.item, _draft(arrival, classifier, settings_sha256)):
+            if not recorder.put(_draft(arrival, classifier, settings_sha256), arrival.item.settled_at):
                 break
         was_stopped = stop.is_set()
         if not was_stopped:

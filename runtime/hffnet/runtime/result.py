@@ -100,9 +100,15 @@ def record_json(record: RecordDraft) -> dict[str, Json]:
         "timings_ms": plain(record.timings_ms),
         "refers_to": record.refers_to,
         "person": record.person,
+        "details": plain(record.details),
     }
     if isinstance(record, Record):
-        document |= {"hffnet_version": record.hffnet_version, "prev_hash": record.prev_hash, "hash": record.hash}
+        document |= {
+            "hffnet_version": record.hffnet_version,
+            "row_version": record.row_version,
+            "prev_hash": record.prev_hash,
+            "hash": record.hash,
+        }
     return document
 
 
