@@ -18,7 +18,7 @@ from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
 from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_engine
 from hffnet.runtime.frame import Acquisition, Crop, Frame
-from hffnet.runtime.gates import GateResult, check_gates
+from hffnet.runtime.gates import FrameFingerprint, GateResult, check_gates
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
@@ -123,12 +123,20 @@ class Classifier:
             frame = read_frame(Path(source))
         return self.classify_frame(frame, timings)
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
-        """Classify one frame that was read already; stages are added to ``timings``."""
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
+    ) -> Prediction:
+        """Classify one frame that was read already.
+
+        Args:
+            frame: see ``hffnet.runtime.read``.
+            timings: stages are added to it.
+            previous: fingerprint of a live source's last frame, which this one must not repeat.
+        """
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
         with timings.stage("gates"):
-            gates = check_gates(frame)
+            gates = check_gates(frame, previous)
         decision, evidence = None, None
         if all(gate.passed for gate in gates):
             with timings.stage("preprocess"):
