@@ -280,7 +280,8 @@ def test_a_signal_ends_the_command_with_0(
     assert process.wait(timeout=5) == 0
     process.stdout.close()
     with RecordStore.open(tmp_path / "records.sqlite") as store:
-        assert store.last_seq() == 1
+        assert [record.name for record in store.iterate()] == ["start", "a.tif", "stop"]
+        assert store.get(3).reason == "ended on request"
         assert store.verify().is_sound
 
 

@@ -18,7 +18,7 @@ from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
 from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_engine
 from hffnet.runtime.frame import Acquisition, Crop, Frame
-from hffnet.runtime.gates import FrameFingerprint, GateResult, check_gates
+from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
@@ -84,9 +84,10 @@ class Classifier:
                 print(classifier.classify("frame.tif").path)
     """
 
-    def __init__(self, bundle: Bundle, engine: OpenEngine) -> None:
+    def __init__(self, bundle: Bundle, engine: OpenEngine, gates: GateSettings = DEFAULT_SETTINGS) -> None:
         self.bundle = bundle
         self._engine = engine
+        self._gates = gates
 
     @classmethod
     def open(
@@ -96,6 +97,7 @@ class Classifier:
         engine: EngineName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
+        gates: GateSettings = DEFAULT_SETTINGS,
     ) -> Self:
         """Open a bundle and an engine for it.
 
@@ -104,7 +106,7 @@ class Classifier:
             EngineError: no engine passed its self-test; MissingExtraError: the one asked for is not installed.
         """
         bundle = open_bundle(Path(path))
-        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads))
+        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads), gates)
 
     @property
     def engine(self) -> EngineIdentity:
@@ -136,7 +138,7 @@ class Classifier:
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
         with timings.stage("gates"):
-            gates = check_gates(frame, previous)
+            gates = check_gates(frame, previous, self._gates)
         decision, evidence = None, None
         if all(gate.passed for gate in gates):
             with timings.stage("preprocess"):

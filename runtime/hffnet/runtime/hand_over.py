@@ -26,6 +26,11 @@ class HandOver(Generic[Thing]):
                 self._changed.notify_all()
             return not self._is_refused
 
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until ``put`` would not wait (for the only giver), at most so long; whether it would not."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._things) < self._size or self._is_refused, timeout_s)
+
     def wait_until_wanted(self) -> bool:
         """Wait until the taker waits for a thing, so that none gets old in here; False when it refuses any more."""
         with self._changed:

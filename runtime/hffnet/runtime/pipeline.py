@@ -7,7 +7,7 @@ records. The hand-overs are bounded: a slow stage slows the source down and noth
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -21,15 +21,18 @@ from hffnet.runtime.record import Json, RecordDraft
 from hffnet.runtime.recorder import OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.result import draft_from_failure, draft_from_prediction
+from hffnet.runtime.service import BEAT_S
 from hffnet.runtime.sinks import Sink
 from hffnet.runtime.sinks.delivery import Delivery
 from hffnet.runtime.sources import FileStamp, FrameItem, IsDone, Item, Notice, Source
 from hffnet.runtime.stage_times import Figure
 
 if TYPE_CHECKING:
-    from hffnet.runtime.classifier import Classifier, Timings
+    from hffnet.runtime.classifier import Classifier, Prediction, Timings
     from hffnet.runtime.frame import Frame
     from hffnet.runtime.gates import FrameFingerprint
+    from hffnet.runtime.infobar import BarSetting
+    from hffnet.runtime.taxonomy import Taxonomy
 
 _log = logging.getLogger(__name__)
 _QUEUE = 2
@@ -93,6 +96,8 @@ def run_pipeline(
     settings_sha256: str,
     stop: Event,
     on_record: OnRecord | None = None,
+    bar: "BarSetting | None" = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
 
@@ -107,6 +112,8 @@ def run_pipeline(
         settings_sha256: of the settings that can change a result.
         stop: ends any waiting at once; is set when the run ends for any reason.
         on_record: called after each commit.
+        bar: what is known of the instrument's info bar.
+        beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
 
     Raises:
         EngineError: the engine failed; what was in hand is not recorded and will be redone.
@@ -115,16 +122,19 @@ def run_pipeline(
     began = monotonic()
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
     recorder = Recorder(store, list(deliveries.values()), stop, on_record)
-    reader = _Reader(source, stop)
+    reader = _Reader(source, stop, bar)
     desk = _Desk(classifier, settings_sha256)
     try:
-        while (arrival := reader.arrivals.get()) is not None and not stop.is_set():
+        for arrival in reader.arrivals_until(stop, beat):
             match arrival:
                 case Notice():
-                    is_taken = recorder.put(draft_from_event(arrival.event, arrival.reason, details=arrival.details))
+                    draft = draft_from_event(arrival.event, arrival.reason, details=arrival.details)
+                    settled_at = None
                 case _Arrival():
-                    is_taken = recorder.put(desk.draft(arrival), arrival.item.settled_at)
-            if not is_taken:
+                    draft, settled_at = desk.draft(arrival), arrival.item.settled_at
+            while not recorder.wait_for_room(BEAT_S):
+                beat()
+            if not recorder.put(draft, settled_at):
                 break
         was_stopped = stop.is_set()
         if not was_stopped:
@@ -151,13 +161,23 @@ def run_pipeline(
 class _Reader:
     """The thread that follows the source and decodes ahead."""
 
-    def __init__(self, source: Source, stop: Event) -> None:
+    def __init__(self, source: Source, stop: Event, bar: "BarSetting | None") -> None:
         self.arrivals = HandOver[_Arrival | Notice](_QUEUE)
         self.error: BaseException | None = None
-        self._source, self._stop = source, stop
+        self._source, self._stop, self._bar = source, stop, bar
         # A daemon: a read that hangs on a dead network share must not keep the process alive.
         self._thread = Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
+
+    def arrivals_until(self, stop: Event, beat: Callable[[], None]) -> Iterator[_Arrival | Notice]:
+        """What was read, until the source ends or ``stop`` is set."""
+        while not stop.is_set():
+            beat()
+            arrival = self.arrivals.get(BEAT_S)
+            if arrival is not None and not stop.is_set():
+                yield arrival
+            elif self.arrivals.is_over:
+                return
 
     def close(self) -> None:
         """Drop what was read ahead; ``stop`` is set already."""
@@ -186,7 +206,7 @@ class _Reader:
         frame, reason = None, (item.problem or "") if isinstance(item, Item) else ""
         if not reason:
             try:
-                frame = _frame(item)
+                frame = _frame(item, self._bar)
             except HffnetError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - a poisoned file must not end the service
@@ -199,12 +219,12 @@ class _Reader:
         return _Arrival(item=item, frame=frame, reason=reason, timings_ms=timings_ms, at=ended)
 
 
-def _frame(item: Item | FrameItem) -> "Frame":
+def _frame(item: Item | FrameItem, bar: "BarSetting | None") -> "Frame":
     from hffnet.runtime.read import read_frame
 
     if isinstance(item, FrameItem):
-        return item.read()
-    frame = read_frame(item.path, follow_links=False)
+        return item.read(bar=bar)
+    frame = read_frame(item.path, bar=bar, follow_links=False)
     if not item.is_unchanged():
         raise FrameError(f"{item.path} was written to while it was read")
     return frame
@@ -250,13 +270,15 @@ class _Desk:
             from hffnet.runtime.gates import fingerprint_from_frame
 
             self._previous = fingerprint_from_frame(frame)
+        taxonomy = self._classifier.bundle.manifest.taxonomy
+        details = {**_evidence(prediction, taxonomy), **(self._facts(arrival.item) or {})}
         return draft_from_prediction(
             prediction,
-            self._classifier.bundle.manifest.taxonomy,
+            taxonomy,
             item=arrival.item,
             bundle_sha256=self._classifier.bundle.sha256,
             settings_sha256=self._settings_sha256,
-            details=self._facts(arrival.item),
+            details=details or None,
         )
 
     def _facts(self, item: Item | FrameItem) -> dict[str, Json] | None:
@@ -267,3 +289,14 @@ class _Desk:
         if isinstance(dropped, dict):
             self.dropped.update(dropped)
         return {"live": {**item.facts, "age_ms": round((monotonic() - item.settled_at) * 1e3, 3)}}
+
+
+def _evidence(prediction: "Prediction", taxonomy: "Taxonomy") -> dict[str, Json]:
+    """Where in the picture the answer comes from: the map whose mean is the logit of the answer's last class."""
+    decision = prediction.decision
+    if decision is None or prediction.evidence is None:
+        return {}
+    depth = max(len(decision.answer), 1) - 1
+    name = decision.path[depth]
+    grid = prediction.evidence[taxonomy.slices()[depth].start + taxonomy.levels[depth].classes.index(name)]
+    return {"evidence": {"class": name, "map": [[round(float(value), 3) for value in row] for row in grid]}}

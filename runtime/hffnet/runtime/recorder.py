@@ -54,6 +54,10 @@ class Recorder:
         self._thread = Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until ``put`` would not wait, at most so long; whether it would not."""
+        return self._drafts.wait_for_room(timeout_s)
+
     def put(self, draft: RecordDraft, settled_at: float | None = None) -> bool:
         """Hand a row over, waiting while two are uncommitted; False when the thread has ended.
 

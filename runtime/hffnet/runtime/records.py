@@ -96,6 +96,22 @@ class RecordStore:
             raise RecordError(f"{path} cannot be opened as a records file ({error}); name another file") from error
         return cls(path, writer, reader)
 
+    @staticmethod
+    def check(path: Path) -> None:
+        """Look at a records file without touching it.
+
+        Raises:
+            RecordError: it is not one, or a newer version wrote it.
+        """
+        try:
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+            try:
+                _schema_version(connection, path)
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise RecordError(f"{path} cannot be opened as a records file ({error}); name another file") from error
+
     def append(self, draft: RecordDraft) -> Record:
         """Commit a row and return it; a result that is there already is returned, not written again.
 
@@ -314,17 +330,22 @@ def _use_log(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     connection.execute(f"PRAGMA synchronous = {synchronous}")
 
 
+def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if owner != APPLICATION_ID and not is_empty:
+        raise RecordError(f"{path} is an SQLite file of another program; name another file for the records")
+    if found > len(MIGRATIONS):
+        raise RecordError(
+            f"{path} has schema version {found}, this hffnet knows up to {len(MIGRATIONS)}: use a newer hffnet"
+        )
+    return found
+
+
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     with _transaction(connection):
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
-        is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if owner != APPLICATION_ID and not is_empty:
-            raise RecordError(f"{path} is an SQLite file of another program; name another file for the records")
-        if found > len(MIGRATIONS):
-            raise RecordError(
-                f"{path} has schema version {found}, this hffnet knows up to {len(MIGRATIONS)}: use a newer hffnet"
-            )
+        found = _schema_version(connection, path)
         for migration in MIGRATIONS[found:]:
             for statement in migration:
                 connection.execute(statement)

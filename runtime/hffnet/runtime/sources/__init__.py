@@ -36,6 +36,7 @@ from hffnet.runtime.sources.live_options import LIVE_SCHEMES, address_from_uri
 
 if TYPE_CHECKING:
     from hffnet.runtime.frame import Frame
+    from hffnet.runtime.infobar import BarSetting
 
 IMAGE_PATTERNS = ("*.tif", "*.tiff", "*.png", "*.jpg", "*.jpeg", "*.bmp")
 """What a watched folder offers where no pattern is given; compared without case."""
@@ -88,6 +89,13 @@ class Item:
         return stat.S_ISREG(status.st_mode) and FileStamp.from_stat(status) == self.stamp
 
 
+class ReadFrame(Protocol):
+    """Makes a frame of what is in memory."""
+
+    def __call__(self, *, bar: "BarSetting | None" = None) -> "Frame":
+        """Raises FrameError; ``bar`` is what is known of the instrument's info bar."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameItem:
     """A frame that is in memory already.
@@ -102,7 +110,7 @@ class FrameItem:
     """
 
     name: str
-    read: "Callable[[], Frame]"
+    read: ReadFrame
     found_at: float
     settled_at: float
     path: Path | None = None

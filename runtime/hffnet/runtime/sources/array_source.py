@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hffnet.runtime.frame import Acquisition, Frame
 from hffnet.runtime.grey import grey_from_samples
+from hffnet.runtime.infobar import BarSetting
 from hffnet.runtime.read import frame_from_pixels
 from hffnet.runtime.sources import FrameItem, Item
 
@@ -106,7 +107,7 @@ class PushSource:
         return False
 
 
-def _frame(array: Samples, name: str, pixel_size_um: float | None) -> Frame:
+def _frame(array: Samples, name: str, pixel_size_um: float | None, *, bar: BarSetting | None = None) -> Frame:
     source = "given by the caller" if pixel_size_um is not None else None
     acquisition = Acquisition(pixel_size_um=pixel_size_um, pixel_size_source=source)
-    return frame_from_pixels(grey_from_samples(array, name), name, acquisition=acquisition)
+    return frame_from_pixels(grey_from_samples(array, name), name, acquisition=acquisition, bar=bar)
