@@ -183,7 +183,7 @@ def _rank(record: EpochRecord) -> tuple[float, float]:
     return record.val_hf1, -record.val_loss
 
 
-def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher: Watcher) -> Training:
+def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher: Watcher, cache: Path) -> Training:
     """Decode the frames, build the network and put both where an unfinished training left them."""
     whole = identity(plan, None if plan.weights is None else weights_sha256(plan.weights))
     position = read_position(work / STATE) if (work / STATE).is_file() else Position(identity=whole)
@@ -204,7 +204,7 @@ def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher:
         work=work,
         model=model,
         optimizer=build_optimizer(model, plan.recipe),
-        feeds={split: _feed(plan, model, work, split, threads, watcher) for split in SPLITS if frames[split]},
+        feeds={split: _feed(plan, model, cache, split, threads, watcher) for split in SPLITS if frames[split]},
         frames=frames,
         labels={split: labels_of(frames[split], plan.dataset.taxonomy) for split in SPLITS},
         fixed=frozenset(n for n, t in model.state_dict(keep_vars=True).items() if id(t) in frozen_tensors),
@@ -222,15 +222,15 @@ def _trunk_of(model: Network) -> ResNetTrunk:
     raise ConfigError(f"{model.config.name} has no ResNet trunk, so no public weights fit it; leave --weights out")
 
 
-def _feed(plan: Plan, model: Network, work: Path, split: Split, threads: int, watcher: Watcher) -> Feed:
+def _feed(plan: Plan, model: Network, cache: Path, split: Split, threads: int, watcher: Watcher) -> Feed:
     frames, recipe = plan.dataset.frames_of(split), plan.recipe
     spec = PreprocessSpec(size=recipe.model.img_size)
     watcher.stage(f"decoding {split} frames", len(frames))
-    pixels = open_pixels(frames, spec, work, threads=threads, advance=watcher.advance)
+    pixels = open_pixels(frames, spec, cache, threads=threads, advance=watcher.advance)
     if recipe.freeze != "trunk" or not recipe.feature_views or not isinstance(model, TrunkNetwork):
         return PixelFeed(pixels, recipe)
     views = recipe.feature_views if split == "train" else 1
     watcher.stage(f"{split} frames through the trunk", len(frames) * views)
     advance = watcher.advance
-    path = work / f"features-{split}"
+    path = cache / f"features-{split}"
     return FeatureFeed(open_features(model, pixels, recipe, plan.seed, path, num_views=views, advance=advance))
