@@ -99,7 +99,8 @@ def test_a_watched_folder_gives_each_frame_once_as_classify_says(
     exported = tmp_path / "records.jsonl"
     assert ran(capsys, "records", "verify", records).code == 0
     assert ran(capsys, "records", "export", records, "--jsonl", exported).code == 0
-    recorded = {line["name"]: line for line in map(json.loads, exported.read_text().splitlines())}
+    exported_lines = map(json.loads, exported.read_text().splitlines())
+    recorded = {line["name"]: line for line in exported_lines if line["kind"] == "result"}
     assert len(recorded) == 7
     for result in singly:
         assert recorded[Path(result["name"]).name]["class_path"] == result["class_path"]

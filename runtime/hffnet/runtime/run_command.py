@@ -153,7 +153,7 @@ def _run(settings: "RunSettings", *, as_json: bool) -> None:
     from hffnet.runtime.signals import stop_on_signals
     from hffnet.runtime.sources import open_source
 
-    open_source(source)  # a mistyped source is told before a record file is made for it
+    open_source(settings.source)  # a mistyped source is told before a record file is made for it
     stop = Event()
     with (
         stop_on_signals(stop),
