@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
-from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames
+from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames, pixel_size_from_file
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
@@ -171,7 +171,12 @@ class _Exporter:
     def _measure_reductions(self, form: DeployForm, fp32: Path, vectors: _Vectors) -> None:
         """Everything that is not float32: each graph is kept only where its measured loss is within the budget."""
         options = self._options
-        chosen = choose_frames(self._roles.calibration, options.num_frames, seed=options.calibration.seed or 0)
+        chosen = choose_frames(
+            self._roles.calibration,
+            options.num_frames,
+            seed=options.calibration.seed or 0,
+            pixel_size_um=pixel_size_from_file,
+        )
         self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
