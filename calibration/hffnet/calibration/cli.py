@@ -28,6 +28,9 @@ def calibrate(
     ] = "int8",
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page: ranges over histograms, noise, frames.")
+    ] = None,
     tensorrt_cache: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="LEGACY: also write a calibration.cache for TensorRT up to 10 and DLA."),
@@ -59,6 +62,10 @@ def calibrate(
     report_path = output.with_suffix(".calibration.json")
     _write(output, calibration.quantized().SerializeToString())
     _write(report_path, report.model_dump_json(indent=1).encode())
+    if html:
+        from hffnet.calibration.html_report import html_from_calibration
+
+        _write(html, html_from_calibration(calibration, report).encode())
     if tensorrt_cache:
         _write(tensorrt_cache, _cache(calibration).encode())
     keep.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_fra
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
+from hffnet.calibration.html_report import Flip, html_from_calibration
 from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
 from hffnet.calibration.sensitivity import Quantizer
@@ -33,6 +34,7 @@ from hffnet.export.onnx import onnx_from_deploy_form
 from hffnet.export.parity import FP16_TOLERANCE, logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GateError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
@@ -57,6 +59,7 @@ class ExportOptions:
         budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much int8 must cover.
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
+        report: HTML file to write about int8, beside the bundle; none where None.
     """
 
     int8: bool = False
@@ -64,6 +67,7 @@ class ExportOptions:
     budget: Budget = field(default_factory=Budget)
     num_frames: int = 512
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    report: Path | None = None
 
 
 def bundle_from_checkpoint(
@@ -128,6 +132,7 @@ class _Exporter:
             decode=checkpoint.config.decode,
         )
         self._reference: Scored
+        self._page = ""
         self._options = options
         self._folder = folder
         self._say = say
@@ -147,7 +152,11 @@ class _Exporter:
         manifest = self._manifest(num_parameters)
         self._members[MODEL_CARD] = card_from_manifest(manifest).encode()
         self._say(f"writing {out}")
-        return write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        bundle = write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        if self._options.report and self._page:
+            with whole_file(self._options.report) as temporary:
+                temporary.write_text(self._page, encoding="utf-8")
+        return bundle
 
     def _folded(self) -> DeployForm:
         self._say("folding the network and proving it equal")
@@ -225,6 +234,20 @@ class _Exporter:
             other = self._gated("tensorrt", quantizer, passed.placement, vectors)
             report = report.model_copy(update={"gate_tensorrt": other.report})
         self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
+        if self._options.report:
+            self._page = html_from_calibration(calibration, report, self._flips(passed))
+
+    def _flips(self, passed: Passed) -> list[Flip]:
+        return [
+            Flip(
+                name=self._roles.held_out.relative(self._roles.held_out.frames[k]),
+                pixels=self._held_out.frames[k],
+                truth=self._held_out.truths[k],
+                before=self._reference.paths[k],
+                after=passed.score.paths[k],
+            )
+            for k in passed.report.flips
+        ]
 
     def _gated(self, family: Family, quantizer: Quantizer, placement: Placement, vectors: _Vectors) -> Passed:
         passed = placement_within_budget(
