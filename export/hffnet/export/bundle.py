@@ -18,10 +18,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
-from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames
+from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames, pixel_size_from_file
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
+from hffnet.calibration.html_report import Flip, html_from_calibration
 from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
 from hffnet.calibration.sensitivity import Quantizer
@@ -33,6 +34,7 @@ from hffnet.export.onnx import onnx_from_deploy_form
 from hffnet.export.parity import FP16_TOLERANCE, logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GateError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
@@ -58,6 +60,7 @@ class ExportOptions:
         budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much int8 must cover.
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
+        report: HTML file to write about int8, beside the bundle; none where None.
     """
 
     name: str | None = None
@@ -66,6 +69,7 @@ class ExportOptions:
     budget: Budget = field(default_factory=Budget)
     num_frames: int = 512
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    report: Path | None = None
 
 
 def bundle_from_checkpoint(
@@ -130,6 +134,7 @@ class _Exporter:
             decode=checkpoint.config.decode,
         )
         self._reference: Scored
+        self._page = ""
         self._options = options
         self._folder = folder
         self._say = say
@@ -149,7 +154,11 @@ class _Exporter:
         manifest = self._manifest(num_parameters)
         self._members[MODEL_CARD] = card_from_manifest(manifest).encode()
         self._say(f"writing {out}")
-        return write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        bundle = write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        if self._options.report and self._page:
+            with whole_file(self._options.report) as temporary:
+                temporary.write_text(self._page, encoding="utf-8")
+        return bundle
 
     def _folded(self) -> DeployForm:
         self._say("folding the network and proving it equal")
@@ -173,7 +182,12 @@ class _Exporter:
     def _measure_reductions(self, form: DeployForm, fp32: Path, vectors: _Vectors) -> None:
         """Everything that is not float32: each graph is kept only where its measured loss is within the budget."""
         options = self._options
-        chosen = choose_frames(self._roles.calibration, options.num_frames, seed=options.calibration.seed or 0)
+        chosen = choose_frames(
+            self._roles.calibration,
+            options.num_frames,
+            seed=options.calibration.seed or 0,
+            pixel_size_um=pixel_size_from_file,
+        )
         self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
@@ -222,6 +236,20 @@ class _Exporter:
             other = self._gated("tensorrt", quantizer, passed.placement, vectors)
             report = report.model_copy(update={"gate_tensorrt": other.report})
         self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
+        if self._options.report:
+            self._page = html_from_calibration(calibration, report, self._flips(passed))
+
+    def _flips(self, passed: Passed) -> list[Flip]:
+        return [
+            Flip(
+                name=self._roles.held_out.relative(self._roles.held_out.frames[k]),
+                pixels=self._held_out.frames[k],
+                truth=self._held_out.truths[k],
+                before=self._reference.paths[k],
+                after=passed.score.paths[k],
+            )
+            for k in passed.report.flips
+        ]
 
     def _gated(self, family: Family, quantizer: Quantizer, placement: Placement, vectors: _Vectors) -> Passed:
         passed = placement_within_budget(
