@@ -25,6 +25,7 @@ from hffnet.export.held_out import Roles, roles_from_checkpoint
 from hffnet.export.model_card import card_from_manifest
 from hffnet.export.onnx import onnx_from_deploy_form
 from hffnet.export.parity import logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
+from hffnet.export.trust import TRUST, card_section, trust_from_logits, with_target
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
 from hffnet.runtime.decode import decode
@@ -53,6 +54,8 @@ class ExportOptions:
         max_drop: largest loss of HF1 that int8 may cost, in points (0.5 = 0.005).
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
+        target_accuracy: share of frames whose answer is to be right as far as it goes; the bundle then holds back below
+            the confidence that keeps it on the checkpoint's val frames. None keeps the checkpoint's threshold.
     """
 
     name: str | None = None
@@ -60,6 +63,7 @@ class ExportOptions:
     max_drop: float = 0.5
     num_frames: int = 512
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    target_accuracy: float | None = None
 
 
 def bundle_from_checkpoint(
@@ -83,12 +87,15 @@ def bundle_from_checkpoint(
 
     Raises:
         ParityError: a form of the network differs from the one before.
-        GateError: int8 costs more than ``max_drop``.
+        GateError: int8 costs more than ``max_drop``, or no threshold meets the target accuracy.
         ConfigError, DatasetError, FrameError, CheckpointError, GraphError: as the steps name them.
     """
     check_bundle_path(out)
     roles = roles_from_checkpoint(data, checkpoint, held_out)
     say("reading held-out frames")
+    if options.target_accuracy is not None:
+        say("choosing the confidence to hold back at")
+        checkpoint = with_target(checkpoint, data, options.target_accuracy)
     measured = load_frames(roles.held_out.frames, roles.held_out, checkpoint.config.preprocess)
     with tempfile.TemporaryDirectory(prefix=".hffnet-export-", dir=out.parent) as folder:
         return _Exporter(checkpoint, roles, measured, options, Path(folder), say).write(out)
@@ -115,6 +122,7 @@ class _Exporter:
         self._members: dict[str, bytes | Path] = {}
         self._graphs: list[Graph] = []
         self._metrics: dict[Precision, Metrics] = {}
+        self._logits: dict[Precision, npt.NDArray[np.float32]] = {}
         self._pixel_sizes_um: list[float] = []
 
     def write(self, out: Path) -> Bundle:
@@ -127,7 +135,11 @@ class _Exporter:
         if self._options.int8:
             self._int8(fp32, vectors_NHW, reference_NC)
         manifest = self._manifest(num_parameters)
-        self._members[MODEL_CARD] = card_from_manifest(manifest).encode()
+        trust = trust_from_logits(
+            self._logits, self._roles.held_out, self._checkpoint.config.decode, self._options.target_accuracy
+        )
+        self._members[TRUST] = trust.model_dump_json(indent=1).encode()
+        self._members[MODEL_CARD] = (card_from_manifest(manifest) + card_section(trust)).encode()
         self._say(f"writing {out}")
         return write_bundle(out, manifest, self._members, vectors_NHW, reference_NC)
 
@@ -145,7 +157,7 @@ class _Exporter:
         onnx_from_deploy_form(form, path, precision="fp32")
         parity_of_onnx(form, path, self._frames_NHW[:_NUM_PARITY_FRAMES])
         self._add_graph("fp32", path, _FP32_TOLERANCE)
-        self._metrics["fp32"] = self._score(path)
+        self._metrics["fp32"] = self._score("fp32", path)
         return path
 
     def _int8(self, fp32: Path, vectors_NHW: npt.NDArray[np.uint8], reference_NC: npt.NDArray[np.float32]) -> None:
@@ -165,7 +177,7 @@ class _Exporter:
         path.write_bytes(model.SerializeToString())
         del model
         self._say("measuring int8 against fp32")
-        self._metrics["int8"] = self._score(path)
+        self._metrics["int8"] = self._score("int8", path)
         self._gate(report)
         error = float(np.abs(logits_from_onnx(path, vectors_NHW) - reference_NC).max() / np.abs(reference_NC).max())
         # Other engines round elsewhere (OpenVINO keeps bfloat16 between int8 parts): three times what was measured.
@@ -187,9 +199,10 @@ class _Exporter:
         self._members[member] = path
         self._graphs.append(Graph(precision=precision, family="cpu", member=member, tolerance=tolerance))
 
-    def _score(self, path: Path) -> Metrics:
+    def _score(self, precision: Precision, path: Path) -> Metrics:
         config, taxonomy = self._checkpoint.config, self._checkpoint.taxonomy
-        decisions = decode(logits_from_onnx(path, self._frames_NHW), taxonomy, config.decode)
+        self._logits[precision] = logits_from_onnx(path, self._frames_NHW)
+        decisions = decode(self._logits[precision], taxonomy, config.decode)
         truths = [frame.classes for frame in self._roles.held_out.frames]
         return metrics_from_paths(truths, [decision.answer for decision in decisions], taxonomy)
 

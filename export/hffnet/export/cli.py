@@ -37,6 +37,14 @@ def export(
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--target-accuracy",
+            help="Hold back so that this share of answers is right as far as they go (0.95); chosen on val frames.",
+            show_default="answer every frame down to the leaf",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -54,7 +62,14 @@ def export(
     calibration = CalibrationOptions(
         observer=observer, percentile=percentile, mode=mode, exclude=tuple(exclude or ()), seed=seed
     )
-    options = ExportOptions(name=name, int8=int8, max_drop=max_drop, num_frames=num_frames, calibration=calibration)
+    options = ExportOptions(
+        name=name,
+        int8=int8,
+        max_drop=max_drop,
+        num_frames=num_frames,
+        calibration=calibration,
+        target_accuracy=target_accuracy,
+    )
     console = Console(stderr=True)
     with console.status("opening data") as status:
 
