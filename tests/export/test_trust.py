@@ -1,14 +1,21 @@
 """A bundle with a target accuracy holds back where val says so, and tells what that gives."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hffnet.export import trust
-from hffnet.export.trust import card_section, trust_from_logits
+from hffnet.export.trust import card_section, trust_from_logits, with_target
 from hffnet.runtime.dataset import Dataset, LabelledFrame
 from hffnet.runtime.decode import DecodeSpec
+from hffnet.runtime.errors import DatasetError
+from hffnet.runtime.metrics import metrics_from_paths
+from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.runtime.taxonomy import Taxonomy
+from hffnet.train.checkpoint import Checkpoint, CheckpointConfig, Seeds, SplitFrame, TrainingMetrics
+from hffnet.train.recipes import recipe_by_name
 
 TREE = Taxonomy.from_paths([("a", "x"), ("a", "y"), ("b", "z")])
 
@@ -45,3 +52,45 @@ def test_the_promise_is_measured_for_each_precision() -> None:
     assert f"| fp32 | {1 - held.risk:.4f} |" in text
     assert "Every frame is answered down to the leaf" in card_section(whole)
     assert trust.TrustReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_the_threshold_rests_on_val_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is played by its logits; a real one is in tests/journeys."""
+    data = _dataset(120)
+    asked = list[Dataset]()
+
+    def said(_: Checkpoint, dataset: Dataset) -> np.ndarray:
+        asked.append(dataset)
+        return _logits(120)[[int(frame.group) for frame in dataset.frames]]
+
+    monkeypatch.setattr(trust, "logits_from_checkpoint", said)
+    checkpoint = _checkpoint(data, num_val=90)
+    spec = with_target(checkpoint, data, 0.9).config.decode
+    assert asked[0].frames == data.frames[:90]
+    assert spec.temperatures == checkpoint.config.decode.temperatures
+    assert spec.min_confidence is not None
+    val = replace(data, frames=data.frames[:90])
+    assert trust_from_logits({"fp32": _logits(120)[:90]}, val, spec, 0.9).precisions["fp32"].realised.risk <= 0.1
+    with pytest.raises(DatasetError, match="none of the 30 frames of /d stands in the val split of ckpt"):
+        with_target(checkpoint, replace(data, frames=data.frames[90:]), 0.9)
+
+
+def _checkpoint(data: Dataset, num_val: int) -> Checkpoint:
+    frames = tuple(
+        SplitFrame(path=str(n), sha256=f.sha256, classes=f.classes, split="val" if n < num_val else "train")
+        for n, f in enumerate(data.frames)
+    )
+    config = CheckpointConfig(
+        recipe=recipe_by_name("nano", TREE.num_classes),
+        preprocess=PreprocessSpec(),
+        decode=DecodeSpec.plain(TREE),
+        seeds=Seeds(training=0, split=0),
+        data_sha256="0" * 64,
+        weights_sha256=None,
+        frames=frames,
+        created_utc="2026-11-23T00:00:00Z",
+        tools={},
+    )
+    val = metrics_from_paths([("a", "x")], [("a", "x")], TREE)
+    metrics = TrainingMetrics(best_epoch=0, val=val, test=None, history=())
+    return Checkpoint(folder=Path("ckpt"), config=config, taxonomy=TREE, metrics=metrics)
