@@ -54,7 +54,9 @@ def test_the_promise_is_measured_for_each_precision() -> None:
     assert trust.TrustReport.model_validate_json(report.model_dump_json()) == report
 
 
-def test_the_threshold_rests_on_val_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_threshold_rests_on_val_frames_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The network is played by its logits; a real one is in tests/journeys."""
     data = _dataset(120)
     asked = list[Dataset]()
@@ -64,15 +66,18 @@ def test_the_threshold_rests_on_val_frames_alone(monkeypatch: pytest.MonkeyPatch
         return _logits(120)[[int(frame.group) for frame in dataset.frames]]
 
     monkeypatch.setattr(trust, "logits_from_checkpoint", said)
-    checkpoint = _checkpoint(data, num_val=90)
-    spec = with_target(checkpoint, data, 0.9).config.decode
+    checkpoint, held_out = _checkpoint(data, num_val=90), replace(data, frames=data.frames[90:])
+    spec = with_target(checkpoint, data, held_out, 0.9).config.decode
     assert asked[0].frames == data.frames[:90]
     assert spec.temperatures == checkpoint.config.decode.temperatures
     assert spec.min_confidence is not None
+    assert not caplog.records
     val = replace(data, frames=data.frames[:90])
+    with_target(checkpoint, data, val, 0.9)
+    assert "90 of 90 held-out frames are val frames" in caplog.text
     assert trust_from_logits({"fp32": _logits(120)[:90]}, val, spec, 0.9).precisions["fp32"].realised.risk <= 0.1
     with pytest.raises(DatasetError, match="none of the 30 frames of /d stands in the val split of ckpt"):
-        with_target(checkpoint, replace(data, frames=data.frames[90:]), 0.9)
+        with_target(checkpoint, held_out, held_out, 0.9)
 
 
 def _checkpoint(data: Dataset, num_val: int) -> Checkpoint:

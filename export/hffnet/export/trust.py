@@ -59,8 +59,10 @@ class TrustReport(_Strict):
     precisions: dict[Precision, PrecisionTrust]
 
 
-def with_target(checkpoint: Checkpoint, data: Dataset, target: float) -> Checkpoint:
+def with_target(checkpoint: Checkpoint, data: Dataset, held_out: Dataset, target: float) -> Checkpoint:
     """The checkpoint with the threshold that meets a target accuracy on its val frames in ``config.decode``.
+
+    ``held_out`` are the frames that the promise will be measured on; a warning tells where they are the same.
 
     Raises:
         ConfigError: the target is no share between 0 and 1.
@@ -78,6 +80,11 @@ def with_target(checkpoint: Checkpoint, data: Dataset, target: float) -> Checkpo
         _log.warning(
             "only %d of %d val frames are in %s: the threshold rests on these", len(frames), len(val), data.root
         )
+    if same := sum(frame.sha256 in val for frame in held_out.frames):
+        _log.warning(
+            "%d of %d held-out frames are val frames: what the threshold gives is measured where it was chosen",
+            same, len(held_out.frames),
+        )  # fmt: skip
     logits_NC = logits_from_checkpoint(checkpoint, replace(data, frames=frames))
     decided = decode(logits_NC, checkpoint.taxonomy, checkpoint.config.decode)
     right_N = num_right([frame.classes for frame in frames], [one.path for one in decided])

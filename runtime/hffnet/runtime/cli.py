@@ -38,6 +38,8 @@ _EXTRA_OF_MODULE = {
     "onnx": "calibration",
     "onnxscript": "export",
     "openvino": "openvino",
+    "mss": "screen",
+    "paho": "mqtt",
 }
 _TYPER_INTERRUPTED = 130
 _INTERRUPTED = HffnetError("interrupted")
