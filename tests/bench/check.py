@@ -10,14 +10,12 @@ import tempfile
 from pathlib import Path
 from threading import Event
 
-import torch
-
 from hffnet.runtime.benchmark.compare import Comparison, compare_reports, doubts
 from hffnet.runtime.benchmark.report import Report, read_report, write_report
 from hffnet.runtime.benchmark.run import BenchmarkOptions, benchmark_bundle
-from hffnet.train.model import build_model, nano_config
-from hffnet.train.synthetic import six_class_taxonomy
-from tests.bench.paper_network import write_paper_bundle
+from hffnet.train.model import nano_config
+from tests.networks import write_network_bundle
+from tests.tiny import tiny_taxonomy
 
 BASELINE = Path(__file__).with_name("baseline.json")
 REFERENCE = "single-stream onnxruntime fp32 b1 t1"
@@ -52,10 +50,8 @@ def main() -> None:
 
 
 def _measured() -> Report:
-    torch.manual_seed(0)
-    model = build_model(nano_config(six_class_taxonomy().num_classes)).eval()
     with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as folder:
-        bundle = write_paper_bundle(model, Path(folder))
+        bundle = write_network_bundle(Path(folder) / "nano.hffnet", nano_config(tiny_taxonomy().num_classes))
         # One thread: what a second core shares with others would be measured too.
         options = BenchmarkOptions(threads=(1,), seconds=_SECONDS, engines=("openvino", "onnxruntime"))
         return benchmark_bundle(bundle, options, stop=Event())

@@ -38,7 +38,8 @@ from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
 from hffnet.runtime.records import RecordStore
 from hffnet.train.checkpoint import model_from_checkpoint, open_checkpoint
-from hffnet.train.model import HFFNet2D, normalise
+from hffnet.train.model import normalise
+from hffnet.train.network import Network
 
 Infer = Callable[[npt.NDArray[np.uint8]], object]
 _LEAVES_OUT = "gates, info-bar crop, metadata, self-test, class path, record"
@@ -126,7 +127,7 @@ def _works(
     return works, leaves_out
 
 
-def _peers(bundle: Bundle, model: HFFNet2D, threads: int) -> list[Peer]:
+def _peers(bundle: Bundle, model: Network, threads: int) -> list[Peer]:
     peers = [Peer("PyTorch eager, training form, fp32", _torch_infer(model, model), _LEAVES_OUT)]
     if shutil.which("g++"):
         compiled = torch.compile(model)
@@ -139,7 +140,7 @@ def _peers(bundle: Bundle, model: HFFNet2D, threads: int) -> list[Peer]:
     return peers
 
 
-def _torch_infer(model: HFFNet2D, network: Callable[..., torch.Tensor]) -> Infer:
+def _torch_infer(model: Network, network: Callable[..., torch.Tensor]) -> Infer:
     @torch.inference_mode()
     def infer(frames_NHW: npt.NDArray[np.uint8]) -> object:
         return network(normalise(torch.from_numpy(frames_NHW), model.config)).numpy()
@@ -162,8 +163,9 @@ def _page(
 ) -> str:
     machine = machine_facts()
     tools = ", ".join(f"{name} {machine[name]}" for name in ("hffnet", "onnxruntime", "openvino") if name in machine)
+    about = f"{machine['cpu']}, {machine['cpus']} CPUs, {threads} threads; torch {torch.__version__}, {tools}"
     lines = [
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {threads} threads; torch {torch.__version__}, {tools}; load {machine['load_average']}.",
+        f"{about}; load {machine['load_average']}.",
         *(f"Not to be believed as absolute figures: {reason}." for reason in reasons),
         "",
         "| tool | inference p50 ms | p90 | end to end p50 ms | p90 | n | end to end leaves out |",

@@ -55,7 +55,7 @@ def classify(
     from hffnet.runtime.result import prediction_json
 
     documents, failures = list[dict[str, Any]](), 0
-    table = Table("frame", "decision", "confidence", "note")
+    table = Table("frame", "picture", "µm/pixel", "decision", "confidence", "note")
     with Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier:
         for path in frames:
             try:
@@ -69,6 +69,8 @@ def classify(
             decision = prediction.decision
             table.add_row(
                 str(path),
+                f"{prediction.crop.width} × {prediction.crop.height} ({prediction.crop.reason})",
+                f"{size:.4g}" if (size := prediction.acquisition.pixel_size_um) else "-",
                 "/".join(prediction.path) or "not classified",
                 " ".join(f"{share:.3f}" for share in decision.confidence) if decision else "-",
                 prediction.not_classified or "",

