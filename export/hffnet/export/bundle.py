@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from hffnet.export.parity import logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 
 from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames
 from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
@@ -25,12 +24,14 @@ from hffnet.export.deploy_form import DeployForm, deploy_form
 from hffnet.export.held_out import Roles, roles_from_checkpoint
 from hffnet.export.model_card import card_from_manifest
 from hffnet.export.onnx import onnx_from_deploy_form
+from hffnet.export.parity import logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
 from hffnet.runtime.decode import decode
 from hffnet.runtime.errors import GateError
 from hffnet.runtime.manifest import Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.runtime.metrics import metrics_from_paths
+from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
 
 _NUM_PARITY_FRAMES = 8
@@ -114,6 +115,7 @@ class _Exporter:
         self._graphs: list[Graph] = []
         self._metrics: dict[Precision, Metrics] = {}
         self._pixel_sizes_um: list[float] = []
+        self._energies = list[npt.NDArray[np.float64]]()
 
     def write(self, out: Path) -> Bundle:
         form = self._folded()
@@ -186,7 +188,9 @@ class _Exporter:
 
     def _score(self, path: Path) -> Metrics:
         config, taxonomy = self._checkpoint.config, self._checkpoint.taxonomy
-        decisions = decode(logits_from_onnx(path, self._frames_NHW), taxonomy, config.decode)
+        logits_NC = logits_from_onnx(path, self._frames_NHW)
+        self._energies.append(energies_from_logits(logits_NC, taxonomy))
+        decisions = decode(logits_NC, taxonomy, config.decode)
         truths = [frame.classes for frame in self._roles.held_out.frames]
         return metrics_from_paths(truths, [decision.answer for decision in decisions], taxonomy)
 
@@ -207,6 +211,8 @@ class _Exporter:
             graphs=tuple(self._graphs),
             metrics=self._metrics,
             pixel_size_um=(min(sizes), max(sizes)) if sizes else None,
+            # One limit for all precisions: the larger energy of each frame.
+            novelty=novelty_from_energies(np.max(self._energies, axis=0)),
             provenance=Provenance(
                 created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                 checkpoint_sha256=checkpoint_sha256(self._checkpoint.folder),

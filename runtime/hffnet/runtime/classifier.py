@@ -20,6 +20,7 @@ from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_
 from hffnet.runtime.frame import Acquisition, Crop, Frame
 from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates
 from hffnet.runtime.manifest import Precision
+from hffnet.runtime.novelty import novelty_gate
 from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
 from hffnet.runtime.taxonomy import ClassPath
@@ -34,7 +35,7 @@ class Prediction:
         sha256: of the input.
         crop: the part that was looked at.
         acquisition: metadata as found.
-        gates: every gate's result; where one failed, nothing was classified.
+        gates: every gate's result; where one stops the frame, nothing was classified.
         decision: None where nothing was classified.
         evidence: (ΣC, h, w) float32, whose mean over positions is the logits; None where nothing was classified.
         engine: which engine answered.
@@ -59,7 +60,7 @@ class Prediction:
     @property
     def not_classified(self) -> str | None:
         """Why nothing was classified, as a sentence; None where something was."""
-        failed = [gate.reason for gate in self.gates if not gate.passed]
+        failed = [gate.reason for gate in self.gates if gate.stops]
         return "; ".join(failed) or None
 
 
@@ -138,16 +139,18 @@ class Classifier:
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
         with timings.stage("gates"):
-            gates = check_gates(frame, previous, self._gates)
+            gates = check_gates(frame, previous, self._gates, trained_um=manifest.pixel_size_um)
         decision, evidence = None, None
-        if all(gate.passed for gate in gates):
+        if not any(gate.stops for gate in gates):
             with timings.stage("preprocess"):
                 input_HW = preprocess(frame.picture, manifest.preprocess)
             with timings.stage("infer"):
                 outputs = self._engine.infer(input_HW[None])
             with timings.stage("decode"):
-                (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
-                evidence = outputs.evidence[0]
+                gates += self._novelty(outputs.logits)
+                if not any(gate.stops for gate in gates):
+                    (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
+                    evidence = outputs.evidence[0]
         return Prediction(
             name=frame.name,
             sha256=frame.sha256,
@@ -159,6 +162,12 @@ class Classifier:
             engine=self.engine,
             timings_ms=dict(timings),
         )
+
+    def _novelty(self, logits_NC: npt.NDArray[np.float32]) -> tuple[GateResult, ...]:
+        novelty, policy = self.bundle.manifest.novelty, self._gates.out_of_distribution
+        if novelty is None or policy == "ignore":
+            return ()
+        return (novelty_gate(logits_NC, self.bundle.manifest.taxonomy, novelty, policy),)
 
     def close(self) -> None:
         """Give the engine's memory back."""
