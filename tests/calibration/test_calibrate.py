@@ -11,7 +11,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import typer
-from tests.calibration.graphs import small_network, textured_frames
 from typer.testing import CliRunner
 
 from hffnet.calibration.cli import calibrate
@@ -23,6 +22,7 @@ from hffnet.calibration.statistics import ranges_from_frames
 from hffnet.runtime.dataset import Dataset, Split, open_dataset
 from hffnet.runtime.errors import ConfigError, DatasetError, GraphError
 from hffnet.runtime.preprocess import PreprocessSpec
+from tests.calibration.graphs import small_network, textured_frames
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 from onnx import parser
-from tests.calibration.graphs import CONV_SHAPES, LINEAR_SHAPES, small_network
 
 from hffnet.calibration.placement import placement_from_onnx
 from hffnet.runtime.errors import ConfigError, GraphError
+from tests.calibration.graphs import CONV_SHAPES, LINEAR_SHAPES, small_network
 
 CONVS = list(CONV_SHAPES)
 LINEARS = [name for name in LINEAR_SHAPES if name != "head"]

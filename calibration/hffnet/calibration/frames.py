@@ -58,7 +58,7 @@ def choose_frames(
 
     Raises:
         ConfigError: ``num_frames`` is below 1.
-        DatasetError: no train frame, or a chosen frame's bytes stand in the test split too.
+        DatasetError: no train frame, or a chosen frame's bytes stand in the val or test split too.
     """
     if num_frames < 1:
         raise ConfigError(f"{num_frames} calibration frames were asked for; expected at least 1, better 500")
@@ -72,7 +72,7 @@ def choose_frames(
         turns += [(turn, number, frame) for turn, frame in enumerate(ordered)]
     turns.sort(key=lambda entry: entry[:2])
     chosen = tuple(frame for _, _, frame in turns[:num_frames])
-    _refuse_test_frames(chosen, dataset)
+    _refuse_measured_frames(chosen, dataset)
     if len(chosen) < RECOMMENDED_NUM_FRAMES:
         logger.warning(
             "%d calibration frames (%d asked for, %d in the train split); at least %d are recommended",
@@ -168,11 +168,11 @@ def _groups_in_turn(frames: list[LabelledFrame], seed: int, leaf: tuple[str, ...
     return [frame for _, frame in sorted(turns, key=lambda entry: entry[0])]
 
 
-def _refuse_test_frames(chosen: Sequence[LabelledFrame], dataset: Dataset) -> None:
-    test = {frame.sha256: frame for frame in dataset.frames_of("test")}
+def _refuse_measured_frames(chosen: Sequence[LabelledFrame], dataset: Dataset) -> None:
+    measured = {frame.sha256: frame for frame in dataset.frames if frame.split in {"val", "test"}}
     for frame in chosen:
-        if twin := test.get(frame.sha256):
+        if twin := measured.get(frame.sha256):
             raise DatasetError(
-                f"{frame.path} (train) and {twin.path} (test) are the same file; the int8 score would be measured on "
-                "frames it was calibrated with. Give duplicates one split"
+                f"{frame.path} (train) and {twin.path} ({twin.split}) are the same file; the int8 score would be"
+                " measured on frames it was calibrated with. Give duplicates one split"
             )

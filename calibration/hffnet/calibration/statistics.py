@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from hffnet.calibration.observers import Observer
+from hffnet.calibration.observers import NUM_LEVELS, Observer
 from hffnet.runtime.errors import DatasetError, GraphError
 
 Frame = npt.NDArray[np.uint8]
@@ -34,6 +35,7 @@ def ranges_from_frames(
     *,
     batch: int = 1,
     num_threads: int | None = None,
+    num_levels: Mapping[str, int] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Activation range of each observed tensor.
@@ -44,6 +46,7 @@ def ranges_from_frames(
         observers: by tensor name; they are updated, so they can be asked for more than the range afterwards.
         batch: frames per run of the graph; more than one costs memory and gains little on a CPU.
         num_threads: of onnxruntime, and to count values; all cores where None.
+        num_levels: above zero, of tensors that do not have those of int8.
         progress: see ``Progress``.
 
     Raises:
@@ -65,7 +68,7 @@ def ranges_from_frames(
                 progress(count)
     if not count:
         raise DatasetError("no calibration frame was given; expected at least one, better 500")
-    return {name: observer.range() for name, observer in observers.items()}
+    return {name: observer.range(num_levels.get(name, NUM_LEVELS)) for name, observer in observers.items()}
 
 
 def _update(observer: Observer, name: str, value: npt.NDArray[np.float32]) -> None:

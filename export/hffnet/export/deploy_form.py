@@ -130,7 +130,8 @@ class GreyNormalise(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(N, H, W) uint8 to (N, 1, H, W) of the parameters' type."""
-        return (frames.unsqueeze(1).to(self.scale.dtype) - self.offset) * self.scale
+        # Cast first: TensorRT takes uint8 as a graph's input, but only Cast may read it.
+        return (frames.to(self.scale.dtype).unsqueeze(1) - self.offset) * self.scale
 
 
 class DeployForm(nn.Module):

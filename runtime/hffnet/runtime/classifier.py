@@ -37,6 +37,7 @@ class Prediction:
         acquisition: metadata as found.
         gates: every gate's result; where one stops the frame, nothing was classified.
         decision: None where nothing was classified.
+        logits: (ΣC,) float32; None where nothing was classified.
         evidence: (ΣC, h, w) float32, whose mean over positions is the logits; None where nothing was classified.
         engine: which engine answered.
         timings_ms: milliseconds by stage.
@@ -48,6 +49,7 @@ class Prediction:
     acquisition: Acquisition
     gates: tuple[GateResult, ...]
     decision: Decision | None
+    logits: npt.NDArray[np.float32] | None
     evidence: npt.NDArray[np.float32] | None
     engine: EngineIdentity
     timings_ms: dict[str, float]
@@ -140,7 +142,7 @@ class Classifier:
         manifest = self.bundle.manifest
         with timings.stage("gates"):
             gates = check_gates(frame, previous, self._gates, trained_um=manifest.pixel_size_um)
-        decision, evidence = None, None
+        decision, logits, evidence = None, None, None
         if not any(gate.stops for gate in gates):
             with timings.stage("preprocess"):
                 input_HW = preprocess(frame.picture, manifest.preprocess)
@@ -150,7 +152,7 @@ class Classifier:
                 gates += self._novelty(outputs.logits)
                 if not any(gate.stops for gate in gates):
                     (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
-                    evidence = outputs.evidence[0]
+                    logits, evidence = outputs.logits[0], outputs.evidence[0]
         return Prediction(
             name=frame.name,
             sha256=frame.sha256,
@@ -158,6 +160,7 @@ class Classifier:
             acquisition=frame.acquisition,
             gates=gates,
             decision=decision,
+            logits=logits,
             evidence=evidence,
             engine=self.engine,
             timings_ms=dict(timings),

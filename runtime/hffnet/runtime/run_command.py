@@ -151,7 +151,9 @@ def _run(settings: "RunSettings", *, as_json: bool) -> None:
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.service import Service
     from hffnet.runtime.signals import stop_on_signals
+    from hffnet.runtime.sources import open_source
 
+    open_source(settings.source)  # a mistyped source is told before a record file is made for it
     stop = Event()
     with (
         stop_on_signals(stop),
