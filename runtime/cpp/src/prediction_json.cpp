@@ -109,6 +109,7 @@ std::string json_from_prediction(const Prediction& prediction, const Classifier&
       {"timings_ms", std::move(timings)},
       {"refers_to", nullptr},
       {"person", nullptr},
+      {"details", nullptr},
   };
   // A file name need not be UTF-8.
   return document.dump(-1, ' ', false, Json::error_handler_t::replace);
