@@ -38,6 +38,7 @@ from hffnet.runtime.dataset import Dataset
 from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GateError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
+from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
 
 _NUM_PARITY_FRAMES = 8
@@ -304,6 +305,8 @@ class _Exporter:
             graphs=tuple(self._graphs),
             metrics=self._metrics,
             pixel_size_um=(min(sizes), max(sizes)) if sizes else None,
+            # Of the fp32 graph; what other precisions add to an energy is far below the spread between frames.
+            novelty=novelty_from_energies(energies_from_logits(self._reference.logits, self._checkpoint.taxonomy)),
             provenance=Provenance(
                 created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                 checkpoint_sha256=checkpoint_sha256(self._checkpoint.folder),
