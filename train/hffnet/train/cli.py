@@ -68,7 +68,8 @@ def train(
 ) -> None:
     """Train a network on labelled frames and write a checkpoint.
 
-    Ctrl-C stops after the current step; the same command with --resume goes on from there.
+    Ctrl-C stops after the current step; the same command with --resume goes on from there. Several GPUs:
+    torchrun --nproc-per-node=N --no-python hffnet train ...
     """
     from rich.console import Console
 
@@ -78,6 +79,7 @@ def train(
     from hffnet.train.ablation import Ablation, train_ablation
     from hffnet.train.checkpoint import open_checkpoint
     from hffnet.train.distillation import train_student
+    from hffnet.train.distributed import world_from_environment
     from hffnet.train.loop import train as train_plan
     from hffnet.train.network import MODEL_NAMES
     from hffnet.train.plan import Plan
@@ -105,6 +107,9 @@ def train(
         )
         return made if teacher is None else made.model_copy(update={"distill": DistillConfig()})
 
+    world = world_from_environment()
+    if world.size > 1 and (ablation or teacher is not None):
+        raise ConfigError("under torchrun one network is trained at a time; leave --ablation and --teacher out")
     if ablation and teacher is not None:
         raise ConfigError("--ablation and --teacher are asked for at once; give one of them")
     plan = Plan(
@@ -124,6 +129,8 @@ def train(
             compared = train_student(plan, out, device=device, threads=threads, resume=resume, watcher=watcher)
         else:
             train_plan(plan, out, device=device, threads=threads, resume=resume, watcher=watcher)
+    if not world.leads:
+        return
     if ablation or teacher is not None:
         _show_comparison(out, compared, as_json=as_json)
     else:

@@ -4,12 +4,12 @@ The student's loss mixes the labels' with the divergence from the teacher's soft
 variant of the same frame (`hffnet.train.loss.distillation_loss`).
 """
 
-import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from hffnet.runtime.errors import ConfigError
+from hffnet.train.ablation import check_finished
 from hffnet.train.checkpoint import Checkpoint, open_checkpoint
 from hffnet.train.comparison import Comparison, comparison_from_checkpoints, write_comparison
 from hffnet.train.loop import train
@@ -17,8 +17,6 @@ from hffnet.train.plan import Plan, check_splits
 from hffnet.train.progress import Silence, Watcher
 
 ALONE, DISTILLED, CACHE = "alone", "distilled", "cache"
-
-_log = logging.getLogger(__name__)
 
 
 def train_student(
@@ -55,7 +53,7 @@ def train_student(
     for name, one in ((ALONE, alone), (DISTILLED, plan)):
         folder = out / name
         if folder.exists():
-            _log.info("%s is finished; it is kept", folder)
+            check_finished(open_checkpoint(folder), one)
             continue
         (watcher or Silence()).stage(f"student {name}", 1)
         unfinished = folder.with_name(f"{name}.training").exists()

@@ -61,7 +61,8 @@ def prepare(
         recipe=plan.recipe,
         seed=plan.seed,
         world=world,
-        scaler=torch.amp.GradScaler(device.type, enabled=plan.recipe.compute.precision == "fp16"),
+        # torch's own first scale, 65536, overflows: the first steps, of few, would be passed over until it has fallen.
+        scaler=torch.amp.GradScaler(device.type, 2.0**10, enabled=plan.recipe.compute.precision == "fp16"),
     )
     if plan.recipe.ema:
         stepper.average = {n: tensor.clone() for n, tensor in model.state_dict().items() if n not in fixed}

@@ -38,7 +38,7 @@ class Position(BaseModel):
     loss_sum: float = 0.0
     best_epoch: Count | None = None
     history: tuple[EpochRecord, ...] = ()
-    scaler: dict[str, float] = {}
+    scaler: dict[str, int | float] = {}
 
 
 def save_state(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:
