@@ -19,12 +19,13 @@ import openvino
 import torch
 
 from hffnet.runtime.bundle import Bundle, open_bundle
-from hffnet.runtime.engines import open_engine
+from hffnet.runtime.engines import EngineName, open_engine
 from hffnet.runtime.engines.builder import BuildOptions, engine_from_onnx
 from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
 from hffnet.runtime.manifest import Precision
 from hffnet.train.model import HFFNet2D, ModelConfig, nano_config, normalise, paper_config, small_config
 from tests.networks import member_of, write_network_bundle
+from tests.tiny import write_tiny_bundle
 
 Infer = Callable[[npt.NDArray[np.uint8]], object]
 
@@ -39,15 +40,42 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes to start")
+    parser.add_argument("--bundle", type=Path, help="keep the bundle here; used again where it exists")
+    parser.add_argument("--only", choices=("overhead", "compare", "build"), help="one part of it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = _CONFIGS[options.size]((2, 3))
     with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as folder:
         os.environ["HFFNET_CACHE_DIR"] = f"{folder}/cache"
-        bundle = open_bundle(write_network_bundle(Path(folder) / "random.hffnet", config))
-        print(f"Load average before: {os.getloadavg()[0]:.2f}, after the export.\n")
-        _compare(bundle, config, options.threads, options.turns, compiled=options.compile)
-        _build(bundle)
+        print(f"Load average {os.getloadavg()[0]:.2f}.\n")
+        if options.only in {None, "overhead"}:
+            _overhead(Path(folder))
+        if options.only == "overhead":
+            return
+        path = options.bundle or Path(folder) / "random.hffnet"
+        bundle = open_bundle(path if path.exists() else write_network_bundle(path, config))
+        if options.only != "build":
+            _compare(bundle, config, options.threads, options.turns, compiled=options.compile)
+        if options.only != "compare":
+            _build(bundle)
+
+
+def _overhead(folder: Path) -> None:
+    """What the wrapper adds to a call, on a graph so small that nothing hides it."""
+    bundle = open_bundle(write_tiny_bundle(folder / "tiny.hffnet"))
+    graph, frame_NHW = bundle.member(member_of("fp32", "cpu")), bundle.vectors()[0][:1].copy()
+    bare: dict[EngineName, Infer] = {
+        "onnxruntime": _bare_onnxruntime(graph, 1),
+        "openvino": _bare_openvino(graph, 1),
+    }
+    print("The smallest graph there is, one thread, 4000 calls of each in turn: microseconds per call.\n")
+    print("| engine | bare p50 µs | ours p50 µs | added µs |\n| --- | --- | --- | --- |")
+    for name, infer in bare.items():
+        with open_engine(bundle, engine=name, threads=1) as ours:
+            samples = _interleaved({"bare": infer, "ours": ours.infer}, frame_NHW, 4000)
+        alone, wrapped = (1e3 * median(values) for values in samples.values())
+        print(f"| {name} | {alone:.1f} | {wrapped:.1f} | {wrapped - alone:.1f} |")
+    print()
 
 
 def _compare(bundle: Bundle, config: ModelConfig, threads: int, turns: int, *, compiled: bool) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime as ort
 from onnx import ModelProto, numpy_helper
 
 _TEXT = """
@@ -112,3 +113,28 @@ def textured_frames(num: int, size: int = 32, seed: int = 0) -> npt.NDArray[np.u
     clean = 127 + 80 * np.sin(2 * np.pi * phase)
     frames: npt.NDArray[np.uint8] = np.clip(clean + rng.normal(0, 25, clean.shape), 0, 255).astype(np.uint8)
     return frames
+
+
+def outlier_network(seed: int = 0) -> ModelProto:
+    """The small network with three channels of the residual stream 2000 times as large, as transformers have them.
+
+    The head does not read those channels, and its bias centres the logits of ``textured_frames``, so that every class
+    is answered. All shapes are stated, so that the work can be counted.
+    """
+    model = small_network(seed)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    positions, head = (numpy_helper.to_array(tensors[name]).copy() for name in ("positions", "head_w"))
+    positions[:, :3] *= 2000
+    head[:3] = 0
+    tensors["positions"].CopyFrom(numpy_helper.from_array(positions, "positions"))
+    tensors["head_w"].CopyFrom(numpy_helper.from_array(head, "head_w"))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    bias = -session.run(["logits"], {"frames": textured_frames(64, seed=9)})[0].mean(axis=0)
+    model.graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), "head_b"))
+    nodes = list(model.graph.node)
+    after = next(k for k, node in enumerate(nodes) if node.name == "head") + 1
+    nodes[after].input[0] = "e0_biased"
+    nodes.insert(after, onnx.helper.make_node("Add", ["e0", "head_b"], ["e0_biased"]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)

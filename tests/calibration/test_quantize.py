@@ -12,8 +12,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 from hffnet.calibration.observers import ObserverName, observer_from_name
 from hffnet.calibration.placement import Placement, placement_from_onnx
-from hffnet.calibration.quantize import ActivationType, int8_from_weight, qdq_from_onnx, scales_from_weight
+from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
 from hffnet.calibration.statistics import ranges_from_frames
+from hffnet.calibration.weights import int8_from_weight, scales_from_weight
 from hffnet.runtime.errors import GraphError
 from tests.calibration.graphs import small_network, textured_frames
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hffnet.calibration.gate import Budget
 from hffnet.calibration.int8 import CalibrationOptions
 from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
 from hffnet.export.deploy_form import deploy_form
@@ -84,7 +85,12 @@ def bundle(request: pytest.FixtureRequest, drawn: Dataset, tmp_path_factory: pyt
     recipe = altered(recipe_by_name("nano", drawn.taxonomy.num_classes, request.param), epochs=1)
     checkpoint = open_checkpoint(train(Plan(dataset=drawn, recipe=recipe), folder / "checkpoint", threads=1))
     # Hardly trained, so its decisions hang on little: what is tested is the way, not the score.
-    options = ExportOptions(int8=True, max_drop=100.0, num_frames=8, calibration=CalibrationOptions(observer="minmax"))
+    options = ExportOptions(
+        int8=True,
+        budget=Budget(max_drop=100.0),
+        num_frames=8,
+        calibration=CalibrationOptions(observer="minmax"),
+    )
     bundle_from_checkpoint(checkpoint, folder / "model.hffnet", drawn, options)
     return folder / "model.hffnet"
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from hffnet.calibration.statistics import ranges_from_frames
 from hffnet.runtime.cli import main
 from hffnet.train.synthetic import write_dataset
 
@@ -100,38 +99,54 @@ def test_a_watched_folder_gives_each_frame_once_as_classify_says(
     exported = tmp_path / "records.jsonl"
     assert ran(capsys, "records", "verify", records).code == 0
     assert ran(capsys, "records", "export", records, "--jsonl", exported).code == 0
-    recorded = {line["name"]: line for line in map(json.loads, exported.read_text().splitlines())}
+    exported_lines = map(json.loads, exported.read_text().splitlines())
+    recorded = {line["name"]: line for line in exported_lines if line["kind"] == "result"}
     assert len(recorded) == 7
     for result in singly:
         assert recorded[Path(result["name"]).name]["class_path"] == result["class_path"]
     assert len(csv.read_text().splitlines()) == 8
 
 
-def test_the_gate_writes_nothing_when_int8_costs_too_much(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_gate_writes_nothing_when_it_cannot_be_met(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ranges a hundredth of the true ones clip nearly everything away: a real int8 graph, really bad."""
-
-    def clipped(*arguments: Any, **options: Any) -> dict[str, float]:
-        return {name: limit / 100 for name, limit in ranges_from_frames(*arguments, **options).items()}
-
-    monkeypatch.setattr("hffnet.calibration.int8.ranges_from_frames", clipped)
-    options = ("--int8", "--calibration-data", folder / "data", "-o", tmp_path / "bad.hffnet")
-    done = ran(capsys, "export", folder / "checkpoint", *options)
+    """The head always stays float, so all of the work cannot be quantized: a budget no placement can keep."""
+    options = ("--int8", "--calibration-data", folder / "data", "--min-quantized-share", 1)
+    done = ran(capsys, "export", folder / "checkpoint", *options, "-o", tmp_path / "bad.hffnet")
     assert done.code == 1, done.err
-    assert "no bundle was written" in done.err
+    assert "at least 100% quantized, so no int8 graph was written" in done.err
     assert not list(tmp_path.iterdir())
 
 
+def test_half_precision_and_int8_for_tensorrt_stand_beside_the_cpu_graphs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--int8", "--fp16", "--calibration-data", folder / "data", "--max-drop", 100, "--num-frames", 12)
+    bundle = tmp_path / "all.hffnet"
+    assert ran(capsys, "export", folder / "checkpoint", *options, "-o", bundle).code == 0
+    document = ran(capsys, "inspect", bundle, "--json").document
+    kinds = {name: graph["precision"] for name, graph in document["graphs"].items()}
+    assert kinds == {
+        "graphs/fp32-cpu.onnx": "fp32",
+        "graphs/fp16-tensorrt.onnx": "fp16",
+        "graphs/int8-cpu.onnx": "int8",
+        "graphs/int8-tensorrt.onnx": "int8",
+    }
+    assert document["graphs"]["graphs/fp16-tensorrt.onnx"]["macs"].keys() == {"float16"}
+    assert document["graphs"]["graphs/int8-tensorrt.onnx"]["quantized_share"] > 0.9
+    assert set(document["manifest"]["metrics"]) == {"fp32", "fp16", "int8"}
+
+
 def test_benchmark_measures_every_engine_and_precision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--frames", folder / "unseen", "--seconds", 0.2, "--json")
+    options = ("--frames", folder / "unseen", "--seconds", 0.2, "--no-memory", "--json")
     document = ran(capsys, "benchmark", folder / "model.hffnet", *options).document
-    assert {(row["engine"], row["precision"]) for row in document["rows"]} == {
+    journeys = [row for row in document["rows"] if row["scenario"] == "end-to-end" and row["status"] != "skipped"]
+    assert {(row["engine"], row["precision"]) for row in journeys} == {
         (engine, precision) for engine in ("openvino", "onnxruntime") for precision in ("fp32", "int8")
     }
-    for row in document["rows"]:
-        assert row["refused"] is None
-        assert set(row["stages"]) == {"read", "gates", "preprocess", "infer", "decode"}
+    for row in journeys:
+        assert row["status"] == "ok", row["reason"]
+        assert set(row["stages"]) == {"read", "gates", "preprocess", "infer", "decode", "record"}
 
 
 @pytest.mark.parametrize(

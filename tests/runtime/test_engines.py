@@ -124,7 +124,9 @@ def test_auto_takes_the_quickest_and_remembers(
     assert choice.winner is not None
     assert choice.winner.engine == first
     assert {row.engine for row in choice.rows if row.median_ms} >= set(CPU)
+    # Two engines meet in one comparison, so the quicker of its two medians has won.
     assert choice.winner.median_ms == min(row.median_ms for row in choice.rows if row.median_ms)
+    assert [row.chosen for row in choice.rows].count(True) == 1
     (stored,) = tmp_path.glob("choice-*.sealed")
     written = stored.stat().st_mtime_ns
     with open_engine(bundle, threads=1) as opened:

@@ -1,8 +1,14 @@
-"""The whole of calibration in one call: float graph and frames in, INT8 graph and report out."""
+"""The whole of calibration in one call: float graph and frames in, INT8 graph and report out.
 
+What the frames told (``Calibration``) is kept apart from the graphs made of it: one pass serves CPU and TensorRT
+graphs, and every placement that the gate tries.
+"""
+
+import hashlib
 import logging
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +16,25 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from hffnet.calibration.bias import WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
-from hffnet.calibration.graph import model_from_path
-from hffnet.calibration.observers import ObserverName, observer_from_name
+from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
+from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS, Observer, ObserverName, observer_from_name
 from hffnet.calibration.placement import Mode, Placement, placement_from_onnx
 from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
-from hffnet.calibration.report import CalibrationReport, Method, tool_versions
-from hffnet.calibration.statistics import Progress, ranges_from_frames
+from hffnet.calibration.report import CalibrationReport, Method, SmoothedNorm, tool_versions
+from hffnet.calibration.smoothing import (
+    ChannelMoments,
+    Smoothing,
+    smoothable,
+    smoothed_from_onnx,
+    smoothing_from_moments,
+)
+from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
 
 logger = logging.getLogger(__name__)
+
+_NUM_SMOOTHING_FRAMES = 32  # of 49 positions each: enough for the ratios of a LayerNorm's channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +44,7 @@ class CalibrationOptions:
     Attributes:
         observer, percentile: how ranges are chosen.
         mode, include, exclude: see ``placement_from_onnx``.
+        bias_correction: see ``bias``; smoothing: see ``smoothing``.
         seed: with which the frames were chosen, for the report; None where they were given.
         batch: frames per run of the graph.
     """
@@ -37,11 +54,88 @@ class CalibrationOptions:
     mode: Mode = "cnn+linear"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    bias_correction: bool = True
+    smoothing: bool = True
     seed: int | None = None
     batch: int = 1
 
 
 _DEFAULTS = CalibrationOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What the frames told: enough for the int8 graph of any part of ``placement``, for CPU or TensorRT.
+
+    Attributes:
+        float_model: the graph that ran.
+        options: as given.
+        placement: of everything that may be quantized.
+        ranges: of the activation type asked for, by tensor.
+        observers: what ``ranges`` were read from; they also tell those of the other type.
+        smoothing: of LayerNorms, by output; empty where switched off or without gain.
+        shifts: to be added to the biases, by the product's output; empty where switched off.
+        origins: the frames.
+        activations: what ``ranges`` are for.
+        seconds: wall clock of all passes over the frames.
+    """
+
+    float_model: Path
+    options: CalibrationOptions
+    placement: Placement
+    ranges: Mapping[str, float]
+    observers: Mapping[str, Observer]
+    smoothing: Mapping[str, Smoothing]
+    shifts: Mapping[str, npt.NDArray[np.float32]]
+    origins: tuple[FrameOrigin, ...]
+    activations: ActivationType
+    seconds: float
+
+    def quantized(
+        self,
+        placement: Placement | None = None,
+        *,
+        float_model: Path | None = None,
+        activations: ActivationType | None = None,
+    ) -> ModelProto:
+        """An int8 graph.
+
+        Args:
+            placement: a part of ``self.placement``; all of it where None.
+            float_model: the same network in another float type, with the same tensor names.
+            activations: other than calibrated for; ranges are then asked for anew.
+        """
+        model = smoothed_from_onnx(model_from_path(float_model or self.float_model), self.smoothing)
+        ranges = self.ranges
+        if activations not in {None, self.activations}:
+            levels = _levels(model, activations)
+            ranges = {name: o.range(levels.get(name, NUM_LEVELS)) for name, o in self.observers.items()}
+        kind = activations or self.activations
+        return qdq_from_onnx(model, ranges, placement or self.placement, activations=kind, shifts=self.shifts)
+
+    def report(self, placement: Placement | None = None) -> CalibrationReport:
+        """The document, for the placement that was taken."""
+        options = self.options
+        chosen = placement or self.placement
+        return CalibrationReport(
+            method=Method(
+                observer=options.observer,
+                percentile=options.percentile if options.observer == "percentile" else None,
+                seed=options.seed,
+                bias_correction=options.bias_correction,
+                smoothing=options.smoothing,
+            ),
+            frames=self.origins,
+            frames_sha256=frames_sha256(self.origins),
+            ranges={name: self.ranges[name] for name in chosen.tensors},
+            placement=chosen,
+            num_corrected=sum(point.output in self.shifts for point in chosen.weighted),
+            smoothed=tuple(
+                SmoothedNorm(tensor=name, alpha=found.alpha, gain=found.gain) for name, found in self.smoothing.items()
+            ),
+            seconds=round(self.seconds, 3),
+            tools=tool_versions(),
+        )
 
 
 def int8_from_onnx(
@@ -52,8 +146,33 @@ def int8_from_onnx(
     origins: Sequence[FrameOrigin] | None = None,
     activations: ActivationType = "int8",
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> tuple[ModelProto, CalibrationReport]:
-    """Calibrate a float graph and quantize it.
+    """Calibrate a float graph and quantize it; arguments and errors as of ``calibration_from_frames``."""
+    calibration = calibration_from_frames(
+        float_model,
+        frames_NHW,
+        options=options,
+        origins=origins,
+        activations=activations,
+        progress=progress,
+        keep=keep,
+    )
+    return calibration.quantized(), calibration.report()
+
+
+def calibration_from_frames(
+    float_model: Path,
+    frames_NHW: npt.NDArray[np.uint8],
+    *,
+    options: CalibrationOptions = _DEFAULTS,
+    origins: Sequence[FrameOrigin] | None = None,
+    activations: ActivationType = "int8",
+    placement: Placement | None = None,
+    progress: Progress | None = None,
+    keep: Path | None = None,
+) -> Calibration:
+    """Run the frames through the float graph and keep what they tell.
 
     The model is read once for its structure and once for its weights, with nothing of it in memory while the frames
     run: the peak is what onnxruntime needs for a model of that size.
@@ -64,36 +183,90 @@ def int8_from_onnx(
         options: see ``CalibrationOptions``.
         origins: what to call the frames in the report; their pixels' hashes where None.
         activations: see ``qdq_from_onnx``.
+        placement: another than the options' own.
         progress: called with the number of frames done.
+        keep: file for what was seen so far; an interrupted call with the same arguments goes on from it.
 
     Raises:
         ConfigError, DatasetError, GraphError: see the functions called here.
     """
     check_pixels(frames_NHW)
-    placement = _placement_from_path(float_model, options)
-    observers = {
+    used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
+    placement, levels, norms = _planned(float_model, options, activations, placement)
+    began = time.monotonic()
+    smoothing = _smoothing(float_model, frames_NHW, placement, norms) if options.smoothing and norms else {}
+    observers: dict[str, Observer] = {
         name: observer_from_name(options.observer, percentile=options.percentile) for name in placement.tensors
     }
-    began = time.monotonic()
-    ranges = ranges_from_frames(float_model, frames_NHW, observers, batch=options.batch, progress=progress)
+    if options.bias_correction:
+        observers = {name: WithMean(observer) for name, observer in observers.items()}
+    with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
+        path = _smoothed(float_model, smoothing, Path(folder))
+        ranges = ranges_from_frames(
+            path,
+            frames_NHW,
+            observers,
+            batch=options.batch,
+            num_levels=levels,
+            progress=progress,
+            resume=Resume(path=keep, identity=_identity(path, used, options, observers)) if keep else None,
+        )
+        means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
+        shifts = shifts_from_means(model_from_path(path), means, placement) if means else {}
     seconds = time.monotonic() - began
     logger.info("%d tensors calibrated with %d frames in %.1f s", len(ranges), len(frames_NHW), seconds)
-    model = qdq_from_onnx(model_from_path(float_model), ranges, placement, activations=activations)
-    used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
-    percentile = options.percentile if options.observer == "percentile" else None
-    report = CalibrationReport(
-        method=Method(observer=options.observer, percentile=percentile, seed=options.seed),
-        frames=used,
-        frames_sha256=frames_sha256(used),
-        ranges=ranges,
+    return Calibration(
+        float_model=float_model,
+        options=options,
         placement=placement,
-        seconds=round(seconds, 3),
-        tools=tool_versions(),
+        ranges=ranges,
+        observers=observers,
+        smoothing=smoothing,
+        shifts=shifts,
+        origins=used,
+        activations=activations,
+        seconds=seconds,
     )
-    return model, report
 
 
-def _placement_from_path(path: Path, options: CalibrationOptions) -> Placement:
+def _identity(
+    path: Path, origins: Sequence[FrameOrigin], options: CalibrationOptions, observers: Mapping[str, Observer]
+) -> str:
+    """Of everything that decides what the observers have seen, the order of the frames included."""
+    with path.open("rb") as file:
+        graph = hashlib.file_digest(file, "sha256").hexdigest()
+    words = [graph, repr(options), *observers, *(origin.sha256 for origin in origins)]
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+
+
+def _planned(
+    path: Path, options: CalibrationOptions, activations: ActivationType, placement: Placement | None
+) -> tuple[Placement, dict[str, int], tuple[str, ...]]:
     """Only names leave this function, so the weights are freed before the frames run."""
     model = model_from_path(path)
-    return placement_from_onnx(model, options.mode, include=options.include, exclude=options.exclude)
+    if placement is None:
+        placement = placement_from_onnx(model, options.mode, include=options.include, exclude=options.exclude)
+    return placement, _levels(model, activations), tuple(smoothable(GraphIndex(model), placement))
+
+
+def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, int]:
+    if activations != "uint8":
+        return {}
+    return dict.fromkeys(nonnegative_tensors(GraphIndex(model)), NUM_UNSIGNED_LEVELS)
+
+
+def _smoothing(
+    path: Path, frames_NHW: npt.NDArray[np.uint8], placement: Placement, norms: Sequence[str]
+) -> dict[str, Smoothing]:
+    moments = {name: ChannelMoments() for name in norms}
+    # Frames come spread over the classes, so the first of them show all.
+    ranges_from_frames(path, frames_NHW[:_NUM_SMOOTHING_FRAMES], moments)
+    return smoothing_from_moments(model_from_path(path), moments, placement)
+
+
+def _smoothed(path: Path, smoothing: Mapping[str, Smoothing], folder: Path) -> Path:
+    if not smoothing:
+        return path
+    out = folder / "smoothed.onnx"
+    out.write_bytes(smoothed_from_onnx(model_from_path(path), smoothing).SerializeToString())
+    return out

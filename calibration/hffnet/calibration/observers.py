@@ -1,9 +1,9 @@
 """From the values a tensor takes over the calibration frames to the symmetric range it is quantized in.
 
 An observer is fed one batch of values after the other and keeps constant memory. ``range()`` is the magnitude that
-becomes +-127; larger values are clipped. All observers but the two that only follow the maximum share one histogram of
-magnitudes whose bins never have to be guessed: its limit is a power of two and doubles when a larger value comes, two
-bins becoming one. So the counts are exact, and do not depend on the order of the frames.
+becomes the largest integer; larger values are clipped. All observers but the two that only follow the maximum share
+one histogram of magnitudes whose bins never have to be guessed: its limit is a power of two and doubles when a larger
+value comes, two bins becoming one. So the counts are exact, and do not depend on the order of the frames.
 
 Knows nothing of graphs (``placement``) or of how values are obtained (``statistics``).
 """
@@ -19,6 +19,7 @@ from hffnet.runtime.errors import ConfigError, GraphError
 
 Values = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
+State = dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]
 
 ObserverName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 
@@ -43,8 +44,19 @@ class Observer(Protocol):
             GraphError: a value is NaN or infinite.
         """
 
-    def range(self) -> float:
-        """The magnitude that becomes +-127; 0 where nothing but zeros was seen."""
+    def range(self, num_levels: int = NUM_LEVELS) -> float:
+        """The magnitude that becomes the largest integer; 0 where nothing but zeros was seen.
+
+        Args:
+            num_levels: above zero: ``NUM_LEVELS`` of int8, ``NUM_UNSIGNED_LEVELS`` of uint8. With more levels the
+                best range is wider.
+        """
+
+    def state(self) -> State:
+        """Everything seen so far, as arrays; ``restore`` of a fresh observer takes it."""
+
+    def restore(self, state: State) -> None:
+        """Take up where ``state`` was."""
 
 
 def amax_from_values(values: Values) -> float:
@@ -108,6 +120,15 @@ class Histogram:
             counts = cv2.calcHist([bins], [0], None, [NUM_BINS], [0, NUM_BINS])
             self.counts += counts.reshape(-1).astype(np.int64)
 
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"counts": self.counts, "ends": np.array([self.limit, self.amax])}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.counts = state["counts"].astype(np.int64)
+        self.limit, self.amax = (float(end) for end in state["ends"])
+
     def _widen(self, amax: float) -> None:
         limit = 2.0 ** math.frexp(amax)[1]
         if self.limit:
@@ -129,9 +150,17 @@ class MinMax:
         """See ``Observer``."""
         self._amax = max(self._amax, amax_from_values(values))
 
-    def range(self) -> float:
+    def range(self, num_levels: int = NUM_LEVELS) -> float:  # noqa: ARG002 (the same for any number of levels)
         """See ``Observer``."""
         return self._amax
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"amax": np.array(self._amax)}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self._amax = float(state["amax"])
 
 
 class MovingAverage:
@@ -147,9 +176,18 @@ class MovingAverage:
         old = amax if self._average is None else self._average
         self._average = self._momentum * old + (1 - self._momentum) * amax
 
-    def range(self) -> float:
+    def range(self, num_levels: int = NUM_LEVELS) -> float:  # noqa: ARG002 (the same for any number of levels)
         """See ``Observer``."""
         return self._average or 0.0
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"average": np.array(math.nan if self._average is None else self._average)}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        average = float(state["average"])
+        self._average = None if math.isnan(average) else average
 
 
 class Percentile:
@@ -165,9 +203,17 @@ class Percentile:
         """See ``Observer``."""
         self.histogram.update(values)
 
-    def range(self) -> float:
+    def range(self, num_levels: int = NUM_LEVELS) -> float:  # noqa: ARG002 (the same for any number of levels)
         """See ``Observer``."""
         return percentile_range(self.histogram, self._percentile)
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.histogram.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.histogram.restore(state)
 
 
 class Entropy:
@@ -180,9 +226,17 @@ class Entropy:
         """See ``Observer``."""
         self.histogram.update(values)
 
-    def range(self) -> float:
+    def range(self, num_levels: int = NUM_LEVELS) -> float:
         """See ``Observer``."""
-        return entropy_range(self.histogram)
+        return entropy_range(self.histogram, num_levels)
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.histogram.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.histogram.restore(state)
 
 
 class MeanSquaredError:
@@ -195,9 +249,17 @@ class MeanSquaredError:
         """See ``Observer``."""
         self.histogram.update(values)
 
-    def range(self) -> float:
+    def range(self, num_levels: int = NUM_LEVELS) -> float:
         """See ``Observer``."""
-        return mse_range(self.histogram)
+        return mse_range(self.histogram, num_levels)
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.histogram.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.histogram.restore(state)
 
 
 def observer_from_name(name: ObserverName, *, percentile: float = 99.99) -> Observer:
@@ -228,39 +290,48 @@ def percentile_range(histogram: Histogram, percentile: float) -> float:
     return min(float(histogram.edges[bin_index + 1]), histogram.amax) if histogram.limit else histogram.amax
 
 
-def mse_range(histogram: Histogram, num_candidates: int = 160) -> float:
+def mse_range(histogram: Histogram, num_levels: int = NUM_LEVELS, num_candidates: int = 160) -> float:
     """Range of least expected squared error, values taken as uniform inside their bin.
 
-    The error of rounding to multiples of s and clipping at 127 s is integrated exactly over each bin, so bins wider
-    than a step do no harm. Candidates run geometrically from amax / 100 to amax.
+    The error of rounding to multiples of s and clipping at the last level is integrated exactly over each bin, so bins
+    wider than a step do no harm. Candidates run geometrically from amax / 100 to amax.
     """
     if not histogram.limit:
         return histogram.amax
+    candidates = histogram.amax * np.geomspace(0.01, 1.0, num_candidates)
+    errors = squared_errors(histogram, candidates, num_levels)
+    return float(candidates[int(np.argmin(errors))])
+
+
+def squared_errors(
+    histogram: Histogram, limits: npt.NDArray[np.float64], num_levels: int = NUM_LEVELS
+) -> npt.NDArray[np.float64]:
+    """Sum over all counted values of the squared error of quantizing to ``limits``, one for each limit."""
     used = np.flatnonzero(histogram.counts)
     low, high = histogram.edges[used], histogram.edges[used + 1]
     # The top bin reaches beyond amax; nothing lies there.
     high = np.minimum(high, max(histogram.amax, float(low[-1]) + histogram.limit / NUM_BINS / 16))
     weight = histogram.counts[used] / (high - low)
     weight[0] = 0.0 if used[0] == 0 else weight[0]  # zeros (after ReLU most values) are exact at every scale
-    candidates = histogram.amax * np.geomspace(0.01, 1.0, num_candidates)
-    errors = [float(weight @ (_error_integral(high, t) - _error_integral(low, t))) for t in candidates]
-    return float(candidates[int(np.argmin(errors))])
+    integrals = [_error_integral(high, t, num_levels) - _error_integral(low, t, num_levels) for t in limits]
+    return np.array([float(weight @ integral) for integral in integrals])
 
 
-def _error_integral(x: npt.NDArray[np.float64], limit: float) -> npt.NDArray[np.float64]:
+def _error_integral(x: npt.NDArray[np.float64], limit: float, num_levels: int) -> npt.NDArray[np.float64]:
     """Integral from 0 to ``x`` of the squared quantization error at range ``limit``."""
-    step = limit / NUM_LEVELS
-    level = np.minimum(np.rint(x / step), NUM_LEVELS)
+    step = limit / num_levels
+    level = np.minimum(np.rint(x / step), num_levels)
     # Full steps contribute step^3 / 12 each, then the cube of the distance to the level (also when clipped).
     return level * step**3 / 12 + (x - level * step) ** 3 / 3
 
 
-def entropy_range(histogram: Histogram, stride: int = 16) -> float:
+def entropy_range(histogram: Histogram, num_levels: int = NUM_LEVELS, stride: int = 16) -> float:
     """Range of least KL divergence between the clipped and the quantized histogram.
 
     After S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each candidate the bins beyond it are clipped into
-    the last one (P), the bins within are merged to 128 levels and spread again over those that were not empty (Q).
-    The first bin is set to the second's count, as nvidia's pytorch-quantization does: zeros cost nothing at any scale.
+    the last one (P), the bins within are merged to the levels (128 for int8, with zero) and spread again over those
+    that were not empty (Q). The first bin is set to the second's count, as nvidia's pytorch-quantization does: zeros
+    cost nothing at any scale.
     """
     if not histogram.limit:
         return histogram.amax
@@ -268,10 +339,10 @@ def entropy_range(histogram: Histogram, stride: int = 16) -> float:
     counts = histogram.counts[:last].astype(np.float64)
     if last > 1:
         counts[0] = counts[1]
-    if last <= 128 or not counts.any():
+    if last <= num_levels + 1 or not counts.any():
         return histogram.amax
-    stops = [*range(128, last, stride), last]
-    divergences = [divergence_from_counts(counts, stop) for stop in stops]
+    stops = [*range(num_levels + 1, last, stride), last]
+    divergences = [divergence_from_counts(counts, stop, num_levels + 1) for stop in stops]
     return min(float(histogram.edges[stops[int(np.argmin(divergences))]]), histogram.amax)
 
 

@@ -9,17 +9,21 @@ negative (after ReLU) then have twice the resolution; onnxruntime fuses conv + R
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from hffnet.calibration.bias import bias_place
 from hffnet.calibration.graph import GraphIndex, check_float_graph, nonnegative_tensors
 from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS
 from hffnet.calibration.placement import Placement, WeightedPoint
+from hffnet.calibration.weights import SMALLEST_SCALE, int8_from_weight, scales_from_weight
 from hffnet.runtime.errors import GraphError
 
 ActivationType = Literal["int8", "uint8"]
@@ -29,8 +33,6 @@ _FLOAT_TYPES: dict[int, type[np.float32 | np.float16]] = {
     TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16,
 }
-# Weights of a channel smaller than this are noise, and a float16 scale below it has hardly a digit left.
-_SMALLEST_SCALE = 2.0**-20
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class _Rewrite:
         first: nodes that depend on constants only.
         initializers: new constants.
         replaced: weights that the quantized nodes no longer read in float.
+        added: a further input for a node, by its first output.
     """
 
     names: set[str]
@@ -51,6 +54,7 @@ class _Rewrite:
     first: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
+    added: dict[str, str] = field(default_factory=dict)
 
     def fresh(self, name: str) -> str:
         """``name``, or with underscores added until nothing else is called so."""
@@ -79,6 +83,7 @@ def qdq_from_onnx(
     placement: Placement,
     *,
     activations: ActivationType = "int8",
+    shifts: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({}),
 ) -> ModelProto:
     """The INT8 graph.
 
@@ -87,6 +92,7 @@ def qdq_from_onnx(
         ranges: magnitude that becomes +-127, for each of ``placement.tensors``.
         placement: made from ``model``, or from a graph with the same tensor names.
         activations: ``int8`` for every engine; ``uint8`` for CPU engines only, see above. There the range becomes 255.
+        shifts: to be added to the bias of a product, by its output (see ``bias``).
 
     Raises:
         GraphError: ``model`` is refused by ``check_float_graph``, a placed tensor or weight is not in it or not of a
@@ -98,8 +104,9 @@ def qdq_from_onnx(
     _check_ranges(ranges, placement)
     rewrite = _Rewrite(names={name for node in index.nodes for name in (*node.input, *node.output)})
     _quantize_weights(index, placement, rewrite)
+    _correct_biases(index, placement, shifts, rewrite)
     dtypes = {p.activation: _FLOAT_TYPES[index.constants[p.weight].data_type] for p in placement.weighted}
-    default = next(iter(dtypes.values()))
+    default = _float_type(model)
     unsigned = nonnegative_tensors(index) if activations == "uint8" else frozenset()
     for tensor in placement.tensors:
         dtype = dtypes.get(tensor, default)
@@ -107,28 +114,6 @@ def qdq_from_onnx(
         rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
         rewrite.inputs |= {(p.output, p.input_index): output for p in placement.residuals if p.activation == tensor}
     return _rewritten(model, index, rewrite)
-
-
-def scales_from_weight(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
-    """Largest magnitude of each channel along ``axis``, divided by 127; 1 for a channel of zeros.
-
-    >>> scales_from_weight(np.array([[1.27, -2.54], [0.0, 0.0]], np.float32), 0).round(4).tolist()
-    [0.019999999552965164, 1.0]
-    """
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    amax = np.maximum(weight.max(axis=others), -weight.min(axis=others))
-    return np.where(amax > 0, np.maximum(amax / NUM_LEVELS, _SMALLEST_SCALE), 1).astype(np.float32)
-
-
-def int8_from_weight(
-    weight: npt.NDArray[np.float32], scales: npt.NDArray[np.float32], axis: int
-) -> npt.NDArray[np.int8]:
-    """Nearest multiples of each channel's scale, -127..127 (ties to even, as QuantizeLinear has it)."""
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    levels = weight / scales.reshape(shape)
-    np.rint(levels, out=levels)
-    np.clip(levels, -NUM_LEVELS, NUM_LEVELS, out=levels)
-    return levels.astype(np.int8)
 
 
 def _check_points(index: GraphIndex, placement: Placement) -> None:
@@ -166,6 +151,30 @@ def _quantize_weights(index: GraphIndex, placement: Placement, rewrite: _Rewrite
         rewrite.replaced.add(point.weight)
 
 
+def _float_type(model: ModelProto) -> type[np.float32 | np.float16]:
+    """Of the graph's activations, as its weights tell."""
+    kinds = Counter(tensor.data_type for tensor in model.graph.initializer if tensor.data_type in _FLOAT_TYPES)
+    return _FLOAT_TYPES[kinds.most_common(1)[0][0]] if kinds else np.float32
+
+
+def _correct_biases(
+    index: GraphIndex, placement: Placement, shifts: Mapping[str, npt.NDArray[np.float32]], rewrite: _Rewrite
+) -> None:
+    for point in placement.weighted:
+        place = bias_place(index, point)
+        if point.output not in shifts or place is None:
+            continue
+        dtype = _FLOAT_TYPES[index.constants[point.weight].data_type]
+        old = 0.0 if place.constant is None else numpy_helper.to_array(index.constants[place.constant])
+        name = place.constant or f"{point.weight}_bias"
+        corrected = rewrite.constant(f"{name}_corrected", (old + shifts[point.output]).astype(dtype))
+        if place.constant is None:
+            rewrite.added[place.output] = corrected
+        else:
+            rewrite.inputs[place.output, place.input_index] = corrected
+            rewrite.replaced.add(place.constant)
+
+
 def _quantize_weight(tensor: TensorProto, point: WeightedPoint, rewrite: _Rewrite) -> str:
     weight = numpy_helper.to_array(tensor).astype(np.float32, copy=False)
     if not np.isfinite(weight).all():
@@ -195,7 +204,7 @@ def _activation_nodes(
 ) -> tuple[list[NodeProto], str]:
     """The Q and DQ behind ``tensor``, and the name of what comes out."""
     num_levels = NUM_UNSIGNED_LEVELS if unsigned else NUM_LEVELS
-    scale = np.asarray(max(limit / num_levels, _SMALLEST_SCALE), dtype)
+    scale = np.asarray(max(limit / num_levels, SMALLEST_SCALE), dtype)
     if not np.isfinite(scale):
         raise GraphError(f"the range {limit:g} of tensor {tensor!r} does not fit into float16; exclude its readers")
     zero_point = rewrite.zero_point((), np.uint8 if unsigned else np.int8)
@@ -241,6 +250,8 @@ def _rewired_nodes(inputs: Iterable[ValueInfoProto], index: GraphIndex, rewrite:
     for node in index.nodes:
         rewired = NodeProto()
         rewired.CopyFrom(node)
+        if node.output[0] in rewrite.added:
+            rewired.input.append(rewrite.added[node.output[0]])
         for position in range(len(node.input)):
             rewired.input[position] = rewrite.inputs.get((node.output[0], position), node.input[position])
         nodes.append(rewired)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.calibration.frames import FrameOrigin
+from hffnet.calibration.gate import GateReport
 from hffnet.calibration.observers import ObserverName
 from hffnet.calibration.placement import Placement
 from hffnet.runtime.manifest import Sha256
@@ -23,6 +24,16 @@ class Method(_Strict):
     observer: ObserverName
     percentile: Annotated[float, Field(gt=0, le=100)] | None
     seed: int | None
+    bias_correction: bool = False
+    smoothing: bool = False
+
+
+class SmoothedNorm(_Strict):
+    """A LayerNorm whose outliers moved into the weights; ``gain`` is the expected squared error before over after."""
+
+    tensor: str
+    alpha: Annotated[float, Field(ge=0, le=1)]
+    gain: Annotated[float, Field(gt=0)]
 
 
 class CalibrationReport(_Strict):
@@ -33,7 +44,11 @@ class CalibrationReport(_Strict):
         frames_sha256: identity of the set, whatever the order.
         ranges: magnitude that becomes the largest integer, by tensor name.
         placement: what is quantized, and why the other weighted nodes are not.
-        seconds: wall clock of the pass over the frames.
+        num_corrected: products whose bias was corrected.
+        smoothed: LayerNorms that gained by smoothing.
+        seconds: wall clock of the passes over the frames.
+        gate: how the placement was decided, for CPU engines; None where nothing was measured.
+        gate_tensorrt: the same for the TensorRT graph, whose placement may be smaller.
         tools: versions.
     """
 
@@ -43,7 +58,11 @@ class CalibrationReport(_Strict):
     frames_sha256: Sha256
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     placement: Placement
+    num_corrected: Annotated[int, Field(ge=0)] = 0
+    smoothed: tuple[SmoothedNorm, ...] = ()
     seconds: Annotated[float, Field(ge=0)]
+    gate: GateReport | None = None
+    gate_tensorrt: GateReport | None = None
     tools: dict[str, str]
 
 

@@ -1,7 +1,7 @@
 """From a checkpoint to a bundle: fold, prove, export, calibrate, quantize, measure, gate, write.
 
 Nothing is written unless every step before it held: each form is proven equal to the one before on real frames, and
-int8 is kept only where its loss of HF1 on held-out frames is within the budget.
+fp16 and int8 are kept only where, or as far as, their loss of HF1 on held-out frames is within the budget.
 """
 
 import logging
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,21 +17,26 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames
-from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
-from hffnet.calibration.report import CalibrationReport
+from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
+from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames, pixel_size_from_file
+from hffnet.calibration.gate import Budget, Passed, placement_within_budget
+from hffnet.calibration.graph import model_from_path
+from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
+from hffnet.calibration.html_report import Flip, html_from_calibration
+from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
+from hffnet.calibration.placement import Placement
+from hffnet.calibration.sensitivity import Quantizer
 from hffnet.export.bundle_writer import check_bundle_path, write_bundle
 from hffnet.export.deploy_form import DeployForm, deploy_form
 from hffnet.export.held_out import Roles, roles_from_checkpoint
 from hffnet.export.model_card import card_from_manifest
 from hffnet.export.onnx import onnx_from_deploy_form
-from hffnet.export.parity import logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
+from hffnet.export.parity import FP16_TOLERANCE, logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
-from hffnet.runtime.decode import decode
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GateError
-from hffnet.runtime.manifest import Graph, Manifest, Metrics, Network, Precision, Provenance
-from hffnet.runtime.metrics import metrics_from_paths
+from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
 
 _NUM_PARITY_FRAMES = 8
@@ -48,16 +54,22 @@ class ExportOptions:
     """What a person may choose.
 
     Attributes:
-        int8: add an int8 graph for CPU engines.
-        max_drop: largest loss of HF1 that int8 may cost, in points (0.5 = 0.005).
+        name: of the model, for people and records; the checkpoint's folder name if None.
+        int8: add an int8 graph for CPU engines, and with ``fp16`` one for TensorRT.
+        fp16: add a half-precision graph for TensorRT.
+        budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much int8 must cover.
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
+        report: HTML file to write about int8, beside the bundle; none where None.
     """
 
+    name: str | None = None
     int8: bool = False
-    max_drop: float = 0.5
+    fp16: bool = False
+    budget: Budget = field(default_factory=Budget)
     num_frames: int = 512
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    report: Path | None = None
 
 
 def bundle_from_checkpoint(
@@ -81,7 +93,7 @@ def bundle_from_checkpoint(
 
     Raises:
         ParityError: a form of the network differs from the one before.
-        GateError: int8 costs more than ``max_drop``.
+        GateError: fp16 costs more than the budget, or int8 does with every part restored that may be.
         ConfigError, DatasetError, FrameError, CheckpointError, GraphError: as the steps name them.
     """
     check_bundle_path(out)
@@ -90,6 +102,14 @@ def bundle_from_checkpoint(
     measured = load_frames(roles.held_out.frames, roles.held_out, checkpoint.config.preprocess)
     with tempfile.TemporaryDirectory(prefix=".hffnet-export-", dir=out.parent) as folder:
         return _Exporter(checkpoint, roles, measured, options, Path(folder), say).write(out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """The bundle's test vectors: frames (K, size, size) and the float network's logits (K, ΣC)."""
+
+    frames: npt.NDArray[np.uint8]
+    logits: npt.NDArray[np.float32]
 
 
 class _Exporter:
@@ -107,6 +127,14 @@ class _Exporter:
         self._checkpoint = checkpoint
         self._roles = roles
         self._frames_NHW = measured.pixels
+        self._held_out = HeldOut(
+            frames=measured.pixels,
+            truths=[frame.classes for frame in roles.held_out.frames],
+            taxonomy=checkpoint.taxonomy,
+            decode=checkpoint.config.decode,
+        )
+        self._reference: Scored
+        self._page = ""
         self._options = options
         self._folder = folder
         self._say = say
@@ -117,17 +145,20 @@ class _Exporter:
 
     def write(self, out: Path) -> Bundle:
         form = self._folded()
-        vectors_NHW = self._frames_NHW[_spread(len(self._frames_NHW), _NUM_VECTORS)]
-        reference_NC = logits_of_deploy_form(form, vectors_NHW)
-        fp32 = self._fp32(form)
+        frames_NHW = self._frames_NHW[_spread(len(self._frames_NHW), _NUM_VECTORS)]
+        vectors = _Vectors(frames_NHW, logits_of_deploy_form(form, frames_NHW))
+        fp32 = self._fp32(form, vectors)
         num_parameters = sum(p.numel() for p in form.parameters())
-        del form  # the graph on disk takes over: at the paper's size this is a gigabyte
-        if self._options.int8:
-            self._int8(fp32, vectors_NHW, reference_NC)
+        if self._options.int8 or self._options.fp16:
+            self._measure_reductions(form, fp32, vectors)
         manifest = self._manifest(num_parameters)
         self._members[MODEL_CARD] = card_from_manifest(manifest).encode()
         self._say(f"writing {out}")
-        return write_bundle(out, manifest, self._members, vectors_NHW, reference_NC)
+        bundle = write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        if self._options.report and self._page:
+            with whole_file(self._options.report) as temporary:
+                temporary.write_text(self._page, encoding="utf-8")
+        return bundle
 
     def _folded(self) -> DeployForm:
         self._say("folding the network and proving it equal")
@@ -137,65 +168,114 @@ class _Exporter:
         _log.info("%s: %.2e relative on %d frames", report.what, report.relative_error, report.num_frames)
         return form
 
-    def _fp32(self, form: DeployForm) -> Path:
+    def _fp32(self, form: DeployForm, vectors: _Vectors) -> Path:
         self._say("exporting the fp32 graph")
         path = self._folder / "fp32-cpu.onnx"
         onnx_from_deploy_form(form, path, precision="fp32")
         parity_of_onnx(form, path, self._frames_NHW[:_NUM_PARITY_FRAMES])
-        self._add_graph("fp32", path, _FP32_TOLERANCE)
-        self._metrics["fp32"] = self._score(path)
+        self._add_graph("fp32", "cpu", path, vectors, floor=_FP32_TOLERANCE)
+        self._say("measuring fp32")
+        self._reference = scored(path, self._held_out)
+        self._metrics["fp32"] = self._reference.metrics
         return path
 
-    def _int8(self, fp32: Path, vectors_NHW: npt.NDArray[np.uint8], reference_NC: npt.NDArray[np.float32]) -> None:
+    def _measure_reductions(self, form: DeployForm, fp32: Path, vectors: _Vectors) -> None:
+        """Everything that is not float32: each graph is kept only where its measured loss is within the budget."""
         options = self._options
-        chosen = choose_frames(self._roles.calibration, options.num_frames, seed=options.calibration.seed or 0)
-        self._say(f"calibrating with {len(chosen)} train frames")
+        chosen = choose_frames(
+            self._roles.calibration,
+            options.num_frames,
+            seed=options.calibration.seed or 0,
+            pixel_size_um=pixel_size_from_file,
+        )
+        self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
-        model, report = int8_from_onnx(
+        half = self._fp16(form, fp32, frames, vectors) if options.fp16 else None
+        del form
+        if options.int8:
+            self._int8(fp32, half, frames, vectors)
+
+    def _fp16(self, form: DeployForm, fp32: Path, frames: CalibrationFrames, vectors: _Vectors) -> Path:
+        self._say("looking for tensors that float16 cannot hold")
+        found = overflowing(peaks_from_frames(fp32, frames.pixels))
+        for name, peak in found.items():
+            _log.warning("%s reaches %.3g on the calibration frames: it stays float32 in the fp16 graph", name, peak)
+        self._say("exporting the fp16 graph")
+        path = self._folder / "fp16-tensorrt.onnx"
+        onnx_from_deploy_form(form, path, precision="fp16")
+        path.write_bytes(half_with_float_parts(model_from_path(path), found).SerializeToString())
+        self._say("measuring fp16 against fp32")
+        score = scored(path, self._held_out)
+        cost = cost_between(self._reference, score, self._held_out)
+        if not self._options.budget.allows(cost):
+            raise GateError(
+                f"fp16 costs {cost.hf1_drop:.2f} points of HF1 and {cost.tice_rise:.2f} of consistency on"
+                f" {self._roles.evaluated_on}; at most {self._options.budget.max_drop} may be lost, so no bundle was"
+                " written. Use fp32 or int8 for CPU engines"
+            )
+        self._metrics["fp16"] = score.metrics
+        self._add_graph("fp16", "tensorrt", path, vectors, floor=FP16_TOLERANCE)
+        return path
+
+    def _int8(self, fp32: Path, half: Path | None, frames: CalibrationFrames, vectors: _Vectors) -> None:
+        self._say(f"calibrating with {len(frames.pixels)} train frames")
+        calibration = calibration_from_frames(
             fp32,
             frames.pixels,
-            options=options.calibration,
+            options=self._options.calibration,
             origins=frames.origins,
-            activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT would take int8 only
+            activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT takes int8 only
         )
-        path = self._folder / "int8-cpu.onnx"
-        path.write_bytes(model.SerializeToString())
-        del model
-        self._say("measuring int8 against fp32")
-        self._metrics["int8"] = self._score(path)
-        self._gate(report)
-        error = float(np.abs(logits_from_onnx(path, vectors_NHW) - reference_NC).max() / np.abs(reference_NC).max())
-        # Other engines round elsewhere (OpenVINO keeps bfloat16 between int8 parts): three times what was measured.
-        self._add_graph("int8", path, max(_INT8_FLOOR, 3 * error))
+        passed = self._gated("cpu", calibration.quantized, calibration.placement, vectors)
+        self._metrics["int8"] = passed.score.metrics
+        report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
+        if half is not None:
+            # Groups are ranked once: what int8 costs a group is nearly the same in both graphs.
+            quantizer = partial(calibration.quantized, float_model=half, activations="int8")
+            other = self._gated("tensorrt", quantizer, passed.placement, vectors)
+            report = report.model_copy(update={"gate_tensorrt": other.report})
         self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
+        if self._options.report:
+            self._page = html_from_calibration(calibration, report, self._flips(passed))
 
-    def _gate(self, report: CalibrationReport) -> None:
-        drop = 100 * (self._metrics["fp32"].hf1 - self._metrics["int8"].hf1)
-        if drop > self._options.max_drop:
-            raise GateError(
-                f"int8 costs {drop:.2f} points of HF1 on {self._roles.evaluated_on}; at most"
-                f" {self._options.max_drop} may be lost, so no bundle was written. It was calibrated with"
-                f" {len(report.frames)} frames by {report.method.observer}: use more frames, another --observer,"
-                " or --exclude parts of the network"
+    def _flips(self, passed: Passed) -> list[Flip]:
+        return [
+            Flip(
+                name=self._roles.held_out.relative(self._roles.held_out.frames[k]),
+                pixels=self._held_out.frames[k],
+                truth=self._held_out.truths[k],
+                before=self._reference.paths[k],
+                after=passed.score.paths[k],
             )
+            for k in passed.report.flips
+        ]
 
-    def _add_graph(self, precision: Precision, path: Path, tolerance: float) -> None:
+    def _gated(self, family: Family, quantizer: Quantizer, placement: Placement, vectors: _Vectors) -> Passed:
+        passed = placement_within_budget(
+            quantizer, placement, self._reference, self._held_out, self._options.budget, say=self._say
+        )
+        path = self._folder / f"int8-{family}.onnx"
+        path.write_bytes(quantizer(passed.placement).SerializeToString())
+        self._add_graph("int8", family, path, vectors, floor=_INT8_FLOOR)
+        return passed
+
+    def _add_graph(self, precision: Precision, family: Family, path: Path, vectors: _Vectors, *, floor: float) -> None:
+        error = 0.0
+        if precision != "fp32":
+            logits_NC, _ = logits_from_onnx(path, vectors.frames)
+            error = float(np.abs(logits_NC - vectors.logits).max() / np.abs(vectors.logits).max())
+        # Other engines round elsewhere (OpenVINO keeps bfloat16 between int8 parts): three times what was measured.
+        tolerance = max(floor, 3 * error)
         member = f"graphs/{path.name}"
         self._members[member] = path
-        self._graphs.append(Graph(precision=precision, family="cpu", member=member, tolerance=tolerance))
-
-    def _score(self, path: Path) -> Metrics:
-        config, taxonomy = self._checkpoint.config, self._checkpoint.taxonomy
-        decisions = decode(logits_from_onnx(path, self._frames_NHW), taxonomy, config.decode)
-        truths = [frame.classes for frame in self._roles.held_out.frames]
-        return metrics_from_paths(truths, [decision.answer for decision in decisions], taxonomy)
+        self._graphs.append(Graph(precision=precision, family=family, member=member, tolerance=tolerance))
 
     def _manifest(self, num_parameters: int) -> Manifest:
         config = self._checkpoint.config
         sizes = self._pixel_sizes_um
         return Manifest(
-            name=self._checkpoint.folder.resolve().name,
+            name=self._options.name or self._checkpoint.folder.resolve().name,
             taxonomy=self._checkpoint.taxonomy,
             preprocess=config.preprocess,
             decode=config.decode,
@@ -218,13 +298,6 @@ class _Exporter:
             ),
             members=(),
         )
-
-
-def logits_from_onnx(path: Path, frames_NHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Logits (N, ΣC) of preprocessed frames in ONNX Runtime on the CPU, the reference executor."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    parts = [session.run(["logits"], {"frames": frames_NHW[n : n + 1]})[0] for n in range(len(frames_NHW))]
-    return np.concatenate(parts)
 
 
 def _spread(num: int, wanted: int) -> npt.NDArray[np.intp]:

@@ -22,13 +22,25 @@ def export(
         ),
     ],
     *,
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the checkpoint's folder name.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add an int8 graph, calibrated on train frames.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Add a half-precision graph for TensorRT; with --int8 also an int8 one.")
+    ] = False,
     held_out: Annotated[
         Path | None, typer.Option("--held-out", metavar="DIR|CSV", help="Measure on these labelled frames instead.")
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0.0, max=100.0, help="Points of HF1 that int8 may cost; else exit 1.")
+        float,
+        typer.Option("--max-drop", min=0.0, max=100.0, help="Points of HF1 that fp16 or int8 may cost; else 1."),
     ] = 0.5,
+    min_quantized_share: Annotated[
+        float,
+        typer.Option("--min-quantized-share", min=0.0, max=1.0, help="Share of the work int8 must do; else exit 1."),
+    ] = 0.5,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Rank groups and draw the curve also where int8 passes at once.")
+    ] = False,
     num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Calibration frames.")] = 512,
     observer: Annotated[
         Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
@@ -36,24 +48,48 @@ def export(
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
+    bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
+    smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page about int8: ranges, noise, gate, flips.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Export a checkpoint as a bundle, each form proven equal to the one before and int8 gated on held-out frames."""
     from rich.console import Console
 
+    from hffnet.calibration.gate import Budget
     from hffnet.calibration.int8 import CalibrationOptions
     from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
     from hffnet.export.bundle_writer import check_bundle_path
     from hffnet.runtime.dataset import open_dataset
+    from hffnet.runtime.errors import ConfigError
     from hffnet.train.checkpoint import open_checkpoint
 
     check_bundle_path(out)
     opened = open_checkpoint(checkpoint)
     calibration = CalibrationOptions(
-        observer=observer, percentile=percentile, mode=mode, exclude=tuple(exclude or ()), seed=seed
+        observer=observer,
+        percentile=percentile,
+        mode=mode,
+        exclude=tuple(exclude or ()),
+        bias_correction=bias_correction,
+        smoothing=smoothing,
+        seed=seed,
     )
-    options = ExportOptions(int8=int8, max_drop=max_drop, num_frames=num_frames, calibration=calibration)
+    budget = Budget(max_drop=max_drop, min_quantized_share=min_quantized_share, always_rank=sensitivity)
+    if report is not None and (report.is_dir() or not report.parent.is_dir() or not int8):
+        raise ConfigError(f"--report {report} needs --int8, and a file in a folder that exists")
+    options = ExportOptions(
+        name=name,
+        int8=int8,
+        fp16=fp16,
+        budget=budget,
+        num_frames=num_frames,
+        calibration=calibration,
+        report=report,
+    )
     console = Console(stderr=True)
     with console.status("opening data") as status:
 

@@ -65,9 +65,11 @@ def roles_from_checkpoint(data: Dataset, checkpoint: Checkpoint, held_out: Datas
             " calibration may not use held-out frames: name the training data"
         )
     measured, sentence = _measured(data, known, held_out)
-    return Roles(
-        calibration=replace(data, frames=(*train, *data.frames_of("test"))), held_out=measured, evaluated_on=sentence
-    )
+    # Val and test frames stand among them so that choose_frames sees which bytes must not calibrate.
+    others = (*data.frames_of("val"), *data.frames_of("test"))
+    if held_out is not None:
+        others += tuple(replace(frame, split="test") for frame in held_out.frames)
+    return Roles(calibration=replace(data, frames=(*train, *others)), held_out=measured, evaluated_on=sentence)
 
 
 def _measured(data: Dataset, known: Mapping[str, str], held_out: Dataset | None) -> tuple[Dataset, str]:

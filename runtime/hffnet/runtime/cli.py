@@ -16,14 +16,30 @@ from typer.exceptions import TyperException
 from hffnet.runtime.errors import ExitCode, HffnetError
 
 GROUP = "hffnet.commands"
-_ORDER = ("demo", "train", "evaluate", "calibrate", "export", "inspect", "classify", "run", "records", "benchmark")
+_ORDER = (
+    "demo",
+    "data",
+    "train",
+    "evaluate",
+    "calibrate",
+    "export",
+    "inspect",
+    "classify",
+    "run",
+    "records",
+    "benchmark",
+)
 _EXTRA_OF_MODULE = {
     "torch": "train",
     "kornia": "train",
     "safetensors": "train",
+    "jinja2": "train",
+    "plotly": "train",
     "onnx": "calibration",
     "onnxscript": "export",
     "openvino": "openvino",
+    "mss": "screen",
+    "paho": "mqtt",
 }
 _TYPER_INTERRUPTED = 130
 _INTERRUPTED = HffnetError("interrupted")

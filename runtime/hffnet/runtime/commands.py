@@ -1,4 +1,4 @@
-"""The commands that look at a bundle or at single frames: inspect, classify, benchmark.
+"""The commands that look at a bundle or at single frames: inspect, classify.
 
 Thin: each calls plain functions and prints. stdout is the result, stderr is for people.
 """
@@ -81,36 +81,6 @@ def classify(
         print_tables([table])
     if failures:
         raise typer.Exit(ExitCode.BAD_INPUT)
-
-
-def benchmark(
-    bundle: BundleArgument,
-    *,
-    frames: Annotated[
-        Path | None,
-        typer.Option("--frames", help="Folder of image files to time end to end; else the bundle's own test vectors."),
-    ] = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to measure each row.")] = 5.0,
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Time every engine and precision (or those named) on this machine, interleaved in one run, batch 1."""
-    from hffnet.runtime.benchmark.latency import benchmark_bundle, tables_from_report
-
-    report = benchmark_bundle(
-        bundle,
-        engines=None if engine == "auto" else (engine,),
-        precisions=None if precision == "auto" else (precision,),
-        frames=frames,
-        seconds=seconds,
-        threads=threads,
-    )
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-    else:
-        print_tables(tables_from_report(report))
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -50,7 +50,6 @@ def _tables(diagnosis: "Diagnosis") -> "list[Table]":
     for row in diagnosis.engines.rows:
         numbers = (row.median_ms, row.num_runs or None, row.error, row.cosine, row.flips)
         cells = ("-" if number is None else f"{number:.4g}" for number in numbers)
-        chosen = "chosen" if row is diagnosis.engines.winner else ""
-        note = row.refused or chosen
+        note = row.refused or ("chosen" if row.chosen else "")
         rows.add_row(row.engine, row.precision, escape(row.device or "-"), row.arithmetic or "-", *cells, escape(note))
     return [findings, rows]

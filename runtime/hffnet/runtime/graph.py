@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from hffnet.runtime.errors import GraphError
+from hffnet.runtime.operations import Macs, Operation, Shape, macs_from_operations
 
 _MAX_NODES = 100_000
 _MAX_DEPTH = 8
@@ -26,11 +27,22 @@ class GraphFacts:
         opset: version of the standard operator set.
         operators: how often each operator stands in the graph.
         parameters: how many stored numbers of each type, e.g. ``{"int8": 23_000_000, "float32": 60_000}``.
+        operations: the nodes of the main graph.
+        shapes: of weights and of tensors between nodes, as far as the file states them; 0 for an open axis.
+        types: of the same.
     """
 
     opset: int = 0
     operators: Counter[str] = field(default_factory=Counter)
     parameters: Counter[str] = field(default_factory=Counter)
+    operations: list[Operation] = field(default_factory=list, repr=False)
+    shapes: dict[str, Shape] = field(default_factory=dict, repr=False)
+    types: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def macs(self) -> Macs:
+        """Multiply-accumulates of one frame by arithmetic, subgraphs not included."""
+        return macs_from_operations(self.operations, self.shapes, self.types)
 
     @property
     def precision(self) -> str:
@@ -82,14 +94,19 @@ def _graph(message: memoryview, facts: GraphFacts, depth: int) -> None:
                 _node(_message(value), facts, depth)
             case 5:
                 _tensor(_message(value), facts)
+            case 11 | 12 | 13 if depth == 0:
+                _value_info(_message(value), facts)
             case 15:
                 raise GraphError("the ONNX graph has sparse weights; only dense ones are allowed")
 
 
 def _node(message: memoryview, facts: GraphFacts, depth: int) -> None:
     operator, domain = "", ""
+    names: tuple[list[str], list[str]] = ([], [])
     for number, value in _fields(message):
         match number:
+            case 1 | 2:
+                names[number - 1].append(bytes(_message(value)).decode())
             case 4:
                 operator = bytes(_message(value)).decode()
             case 5:
@@ -98,6 +115,8 @@ def _node(message: memoryview, facts: GraphFacts, depth: int) -> None:
                 domain = bytes(_message(value)).decode()
     _require_standard(domain, f"operator {operator!r} comes")
     facts.operators[operator] += 1
+    if depth == 0:
+        facts.operations.append(Operation(operator, tuple(names[0]), tuple(names[1])))
     if facts.operators.total() > _MAX_NODES:
         raise GraphError(f"the ONNX graph has more than {_MAX_NODES} nodes")
 
@@ -114,7 +133,7 @@ def _attribute(message: memoryview, facts: GraphFacts, depth: int) -> None:
 
 
 def _tensor(message: memoryview, facts: GraphFacts) -> None:
-    dims, kind = list[int](), 0
+    dims, kind, name = list[int](), 0, ""
     for number, value in _fields(message):
         match number:
             case 1 if isinstance(value, memoryview):
@@ -123,11 +142,36 @@ def _tensor(message: memoryview, facts: GraphFacts) -> None:
                 dims.append(_number(value))
             case 2:
                 kind = _number(value)
+            case 8:
+                name = bytes(_message(value)).decode()
             case 13:
                 raise GraphError("a weight of the ONNX graph lies in another file (external data); none may")
             case 14 if _number(value) != 0:
                 raise GraphError("a weight of the ONNX graph lies in another file (external data); none may")
     facts.parameters[_TYPE_NAMES.get(kind, f"type {kind}")] += prod(dims)
+    if name:
+        facts.shapes[name], facts.types[name] = tuple(dims), _TYPE_NAMES.get(kind, f"type {kind}")
+
+
+def _value_info(message: memoryview, facts: GraphFacts) -> None:
+    """Name, element type and shape of a tensor between nodes; axes without a number are 0."""
+    name = b""
+    for number, value in _fields(message):
+        if number == 1:
+            name = bytes(_message(value))
+        if number == 2:
+            for kind, tensor in _fields(_message(value)):
+                if kind == 1:
+                    _tensor_type(name.decode(), _message(tensor), facts)
+
+
+def _tensor_type(name: str, message: memoryview, facts: GraphFacts) -> None:
+    for number, value in _fields(message):
+        if number == 1:
+            facts.types[name] = _TYPE_NAMES.get(_number(value), f"type {value}")
+        if number == 2:
+            axes = [dict(_fields(_message(axis))) for kind, axis in _fields(_message(value)) if kind == 1]
+            facts.shapes[name] = tuple(_number(axis.get(1, 0)) for axis in axes)
 
 
 def _require_standard(domain: str, subject: str) -> None:

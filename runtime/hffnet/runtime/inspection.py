@@ -22,6 +22,8 @@ def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
                 "opset": facts.opset,
                 "operators": dict(facts.operators),
                 "parameters": dict(facts.parameters),
+                "macs": dict(facts.macs.by_type),
+                "quantized_share": facts.macs.quantized_share,
             }
             for name, facts in bundle.facts.items()
         },
@@ -49,29 +51,48 @@ def _model(bundle: Bundle) -> Table:
     )
     sizes = manifest.pixel_size_um
     table.add_row("pixel size", f"{sizes[0]:.4g} to {sizes[1]:.4g} µm" if sizes else "not known")
-    table.add_row("trained", f"{made.num_train_frames} frames, data {made.data_sha256[:12]}…, {made.created_utc}")
+    table.add_row(
+        "trained", f"on {made.num_train_frames} frames, data {made.data_sha256[:12]}…; exported {made.created_utc}"
+    )
     table.add_row("tools", ", ".join(f"{name} {version}" for name, version in sorted(made.tools.items())))
     return table
 
 
 def _graphs(bundle: Bundle) -> Table:
     table = Table(
-        "graph", "precision", "MB", "weights by type", "quantized weights", "Q/DQ", "tolerance", title="graphs"
+        "graph",
+        "precision",
+        "MB",
+        "weights by type",
+        "work per frame (MAC)",
+        "in int8",
+        "Q/DQ",
+        "tolerance",
+        title="graphs",
     )
     sizes = {member.name: member.size for member in bundle.manifest.members}
     for graph in bundle.manifest.graphs:
         facts = bundle.facts[graph.member]
+        macs = facts.macs
         weights = {kind: n for kind, n in facts.parameters.most_common() if kind not in {"int64", "int32"}}
         table.add_row(
             graph.member,
             facts.precision,
             f"{sizes[graph.member] / 1e6:.1f}",
-            ", ".join(f"{kind} {n:,}" for kind, n in weights.items()),
-            f"{weights.get('int8', 0) / max(sum(weights.values()), 1):.1%}",
+            ", ".join(f"{kind} {_large(n)}" for kind, n in weights.items()),
+            ", ".join(f"{kind} {_large(n)}" for kind, n in macs.by_type.most_common()) or "not stated",
+            "not stated" if macs.quantized_share is None else f"{macs.quantized_share:.1%}",
             f"{facts.operators['QuantizeLinear']} / {facts.operators['DequantizeLinear']}",
             f"{graph.tolerance:.2g}",
         )
     return table
+
+
+def _large(count: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
 
 
 def _scores(bundle: Bundle) -> Table:

@@ -68,7 +68,9 @@ def _build(
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     title = f"{flavour.title} {trt.__version__}"
-    _parse(trt, network, onnx, log, title)
+    # The network's weights lie in the parser's memory, and some in ``onnx`` itself (measured: wiping the bytes after
+    # parsing changes the engine): both must live until the engine is built.
+    parser = _parsed(trt, network, onnx, log, title)
     audit = audit_of(network)
     config = builder.create_builder_config()
     _set_batch(builder, network, config, tuple(request["batch"]), title)
@@ -82,6 +84,7 @@ def _build(
     built = builder.build_serialized_network(network, config)
     if built is None:
         raise _Refusal(_build_failure(log.errors, title))
+    del parser
     facts = {
         "library_version": trt.__version__,
         "platform": f"{platform.system().lower()}-{platform.machine()}",
@@ -182,10 +185,10 @@ class Phases:
         self._phases.pop(phase, None)
 
 
-def _parse(trt: ModuleType, network: Any, onnx: bytes, log: Any, title: str) -> None:  # noqa: ANN401
+def _parsed(trt: ModuleType, network: Any, onnx: bytes, log: Any, title: str) -> Any:  # noqa: ANN401
     parser = trt.OnnxParser(network, log)
     if parser.parse(onnx) and network.num_outputs:
-        return
+        return parser
     errors = [parser.get_error(k) for k in range(parser.num_errors)]
     if not errors:
         reason = _first(log.errors) if log.errors else "it has no output"

@@ -30,12 +30,19 @@ from hffnet.runtime.manifest import Precision
 SECONDS = 1.0
 """How long each engine is timed."""
 
-_MOST_RUNS = 50
+_BLOCKS = 4
+_MOST_RUNS = 15
 _log = logging.getLogger(__name__)
 
 
 class ChoiceRow(BaseModel):
-    """What was found of one candidate; ``refused`` says why it cannot be used."""
+    """What was found of one candidate.
+
+    Attributes:
+        median_ms: of the last comparison it took part in.
+        chosen: it was the quickest of those that can be used.
+        refused: why it cannot be used.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -49,11 +56,12 @@ class ChoiceRow(BaseModel):
     error: float | None = None
     cosine: float | None = None
     flips: int | None = None
+    chosen: bool = False
     refused: str | None = None
 
 
 class Choice(BaseModel):
-    """The table, quickest first among those that can be used."""
+    """The table, in order of preference."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -64,8 +72,7 @@ class Choice(BaseModel):
     @property
     def winner(self) -> ChoiceRow | None:
         """The quickest row that can be used."""
-        usable = [row for row in self.rows if row.median_ms is not None]
-        return min(usable, key=lambda row: row.median_ms or 0.0, default=None)
+        return next((row for row in self.rows if row.chosen), None)
 
 
 def open_quickest(bundle: Bundle, candidates: tuple[Candidate, ...], settings: OpenSettings) -> OpenEngine:
@@ -104,39 +111,55 @@ def remembered_choice(bundle: Bundle, candidates: tuple[Candidate, ...], setting
 def measured_choice(
     bundle: Bundle, candidates: tuple[Candidate, ...], settings: OpenSettings, *, seconds: float = SECONDS
 ) -> tuple[Choice, OpenEngine | None]:
-    """Open, prove and time every candidate; the quickest stays open."""
+    """Open, prove and time every candidate; the quickest stays open.
+
+    Each is timed against the quickest so far, in turns: another program that takes the processor for a moment slows
+    both. At most two are open at once.
+    """
     rows = list[ChoiceRow]()
     quickest: OpenEngine | None = None
-    best_ms = float("inf")
+    best = -1
     for candidate in candidates:
         try:
             opened = open_candidate(bundle, candidate, settings)
         except (EngineError, MissingExtraError) as error:
             rows.append(ChoiceRow(engine=candidate.engine, precision=candidate.graph.precision, refused=str(error)))
             continue
-        median_ms, num_runs = _timed(bundle, opened, seconds)
-        rows.append(_row(opened, median_ms, num_runs))
-        slower: OpenEngine | None = opened
-        if median_ms < best_ms:
-            slower, quickest, best_ms = quickest, opened, median_ms
-        if slower is not None:
-            slower.close()
+        rows.append(_row(opened))
+        if quickest is None:
+            (samples,) = _timed(bundle, (opened,), seconds)
+            quickest, best = opened, len(rows) - 1
+            rows[best] = _with_times(rows[best], samples)
+            continue
+        before, now = _timed(bundle, (quickest, opened), seconds)
+        rows[best], rows[-1] = _with_times(rows[best], before), _with_times(rows[-1], now)
+        if median(now) < median(before):
+            quickest, opened, best = opened, quickest, len(rows) - 1
+        opened.close()
+    if quickest is not None:
+        rows[best] = rows[best].model_copy(update={"chosen": True})
     return Choice(measured_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), rows=tuple(rows)), quickest
 
 
-def _timed(bundle: Bundle, opened: OpenEngine, seconds: float) -> tuple[float, int]:
+def _timed(bundle: Bundle, engines: tuple[OpenEngine, ...], seconds: float) -> tuple[list[float], ...]:
+    """Milliseconds per frame, in blocks of one engine: a library's idle threads spin on for a while after its turn."""
     frames_NHW, _ = bundle.vectors()
-    samples_ms = list[float]()
-    end = time.perf_counter() + seconds
-    while not samples_ms or (len(samples_ms) < _MOST_RUNS and time.perf_counter() < end):
-        n = len(samples_ms) % len(frames_NHW)
-        start = time.perf_counter()
-        opened.infer(frames_NHW[n : n + 1])
-        samples_ms.append((time.perf_counter() - start) * 1e3)
-    return median(samples_ms), len(samples_ms)
+    samples_ms = tuple(list[float]() for _ in engines)
+    for _ in range(_BLOCKS):
+        for opened, times in zip(engines, samples_ms, strict=True):
+            opened.infer(frames_NHW[:1])
+            end, most = time.perf_counter() + seconds / _BLOCKS, len(times) + _MOST_RUNS
+            while True:
+                n = len(times) % len(frames_NHW)
+                start = time.perf_counter()
+                opened.infer(frames_NHW[n : n + 1])
+                times.append((time.perf_counter() - start) * 1e3)
+                if len(times) >= most or time.perf_counter() >= end:
+                    break
+    return samples_ms
 
 
-def _row(opened: OpenEngine, median_ms: float, num_runs: int) -> ChoiceRow:
+def _row(opened: OpenEngine) -> ChoiceRow:
     identity = opened.identity
     return ChoiceRow(
         engine=identity.name,
@@ -144,12 +167,14 @@ def _row(opened: OpenEngine, median_ms: float, num_runs: int) -> ChoiceRow:
         version=identity.version,
         device=identity.device,
         arithmetic=identity.arithmetic,
-        median_ms=median_ms,
-        num_runs=num_runs,
         error=identity.self_test.error,
         cosine=identity.self_test.cosine,
         flips=identity.self_test.flips,
     )
+
+
+def _with_times(row: ChoiceRow, samples_ms: list[float]) -> ChoiceRow:
+    return row.model_copy(update={"median_ms": median(samples_ms), "num_runs": len(samples_ms)})
 
 
 def _reopened(

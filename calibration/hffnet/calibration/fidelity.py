@@ -1,0 +1,195 @@
+"""What a changed graph costs, measured on held-out labelled frames against the float graph: one record for all gates.
+
+HF1 alone moves in steps of half a frame and hides what cancels out; divergence and flips stand beside it. Decisions
+are decoded as the bundle decodes them, so they are always paths of the tree; whether parent and child still agree is
+seen on each level's own highest logit (``tice``).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from pydantic import BaseModel, ConfigDict, Field
+
+from hffnet.runtime.decode import DecodeSpec, decode
+from hffnet.runtime.errors import DatasetError, GraphError
+from hffnet.runtime.manifest import Metrics
+from hffnet.runtime.metrics import metrics_from_paths
+from hffnet.runtime.taxonomy import ClassPath, Taxonomy
+
+Logits = npt.NDArray[np.float32]
+
+_NUM_CONFIDENCE_BINS = 15
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Cost(BaseModel):
+    """Loss of one graph against another; points are hundredths, positive where the graph is worse.
+
+    Attributes:
+        hf1_drop, fpa_drop, level_drops: points of the scores.
+        tice_rise: points of frames whose levels, each asked alone, contradict the tree.
+        calibration_error_rise: points of expected calibration error of the answered leaf.
+        num_flips: frames that get another path.
+        divergence: mean over frames of the Kullback-Leibler divergence (nats, summed over levels) of the float
+            graph's probabilities from the other's.
+        cosine: least cosine of the two logit vectors of any frame.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    hf1_drop: Finite
+    fpa_drop: Finite
+    level_drops: tuple[Finite, ...]
+    tice_rise: Finite
+    calibration_error_rise: Finite
+    num_flips: Annotated[int, Field(ge=0)]
+    divergence: Finite
+    cosine: Finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Frames that scores are measured on.
+
+    Attributes:
+        frames: (N, size, size) uint8, preprocessed.
+        truths: complete class path of each.
+        taxonomy, decode: as the bundle's.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    truths: Sequence[ClassPath]
+    taxonomy: Taxonomy
+    decode: DecodeSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """How one graph did.
+
+    Attributes:
+        logits: (N, ΣC).
+        metrics: of the decoded decisions.
+        paths: decided path of each frame, whether held back or not.
+        tice: share of frames whose levels, each asked alone, contradict the tree.
+        calibration_error: expected calibration error of the leaf, 15 bins.
+        latency_ms: median of batch 1 in ONNX Runtime on this machine, as it came while scoring: not a benchmark.
+    """
+
+    logits: Logits
+    metrics: Metrics
+    paths: tuple[ClassPath, ...]
+    tice: float
+    calibration_error: float
+    latency_ms: float
+
+
+def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> tuple[Logits, float]:
+    """Logits (N, ΣC) frame by frame in ONNX Runtime on the CPU, and the median milliseconds of a frame.
+
+    Raises:
+        GraphError: onnxruntime refuses the graph.
+        DatasetError: no frame.
+    """
+    if not len(frames_NHW):
+        raise DatasetError("there is no held-out frame to measure on; expected at least one, better 200")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(
+            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's exceptions share no public root
+        raise GraphError(f"onnxruntime does not open the graph: {error}") from error
+    outputs = [output.name for output in session.get_outputs()]
+    name, wanted = session.get_inputs()[0].name, "logits" if "logits" in outputs else outputs[0]
+    parts, seconds = [], []
+    for frame in frames_NHW:
+        began = time.perf_counter()
+        parts.append(session.run([wanted], {name: frame[None]})[0].astype(np.float32))
+        seconds.append(time.perf_counter() - began)
+    return np.concatenate(parts), 1000 * float(np.median(seconds))
+
+
+def scored(model: Path | bytes, held_out: HeldOut) -> Scored:
+    """Run and score a graph; errors as of ``logits_from_onnx``."""
+    logits, latency_ms = logits_from_onnx(model, held_out.frames)
+    return scored_from_logits(logits, held_out, latency_ms)
+
+
+def scored_from_logits(logits_NC: Logits, held_out: HeldOut, latency_ms: float = 0.0) -> Scored:
+    """Score logits (N, ΣC)."""
+    decisions = decode(logits_NC, held_out.taxonomy, held_out.decode)
+    return Scored(
+        logits=logits_NC,
+        metrics=metrics_from_paths(held_out.truths, [d.answer for d in decisions], held_out.taxonomy),
+        paths=tuple(d.path for d in decisions),
+        tice=_contradictions(logits_NC, held_out.taxonomy),
+        calibration_error=_calibration_error(
+            np.array([d.confidence[-1] for d in decisions]),
+            np.array([d.path == truth for d, truth in zip(decisions, held_out.truths, strict=True)]),
+        ),
+        latency_ms=latency_ms,
+    )
+
+
+def cost_between(reference: Scored, candidate: Scored, held_out: HeldOut) -> Cost:
+    """What ``candidate`` loses against ``reference`` on the same frames."""
+    a, b = reference.metrics, candidate.metrics
+    levels = zip(a.level_accuracy, b.level_accuracy, strict=True)
+    return Cost(
+        hf1_drop=100 * (a.hf1 - b.hf1),
+        fpa_drop=100 * (a.fpa - b.fpa),
+        level_drops=tuple(100 * (x - y) for x, y in levels),
+        tice_rise=100 * (candidate.tice - reference.tice),
+        calibration_error_rise=100 * (candidate.calibration_error - reference.calibration_error),
+        num_flips=len(flips(reference, candidate)),
+        divergence=divergence(reference.logits, candidate.logits, held_out),
+        cosine=_least_cosine(reference.logits, candidate.logits),
+    )
+
+
+def flips(reference: Scored, candidate: Scored) -> tuple[int, ...]:
+    """Numbers of the frames that get another path."""
+    pairs = zip(reference.paths, candidate.paths, strict=True)
+    return tuple(number for number, (a, b) in enumerate(pairs) if a != b)
+
+
+def divergence(reference_NC: Logits, candidate_NC: Logits, held_out: HeldOut) -> float:
+    """Mean over frames of the KL divergence, summed over levels; see ``Cost``."""
+    total = 0.0
+    for columns, temperature in zip(held_out.taxonomy.slices(), held_out.decode.temperatures, strict=True):
+        log_p, log_q = (_log_softmax(part[:, columns] / temperature) for part in (reference_NC, candidate_NC))
+        total += float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+    return max(total, 0.0)
+
+
+def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
+
+
+def _contradictions(logits_NC: Logits, taxonomy: Taxonomy) -> float:
+    alone_NL = np.stack([logits_NC[:, columns].argmax(axis=1) for columns in taxonomy.slices()], axis=1)
+    valid = {tuple(path) for path in taxonomy.leaf_paths.tolist()}
+    return float(np.mean([tuple(path) not in valid for path in alone_NL.tolist()]))
+
+
+def _calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
+    """Mean over frames of |confidence - share right| of their bin (Guo et al., 2017)."""
+    bins = np.minimum((confidence * _NUM_CONFIDENCE_BINS).astype(int), _NUM_CONFIDENCE_BINS - 1)
+    gaps = [abs(float((confidence - right)[bins == k].sum())) for k in np.unique(bins)]
+    return sum(gaps) / len(confidence)
+
+
+def _least_cosine(a: Logits, b: Logits) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.min(np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1), 1.0)))
