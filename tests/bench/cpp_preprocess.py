@@ -12,6 +12,7 @@ import tempfile
 from itertools import product
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from tests import tiny
 
 ROUNDS = 200
 SPEC = PreprocessSpec()
-DEPTHS = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 1}
+DEPTHS: dict[np.dtype[Any], int] = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 1}
 SHAPES = ((884, 1024), (2048, 3072))
 
 

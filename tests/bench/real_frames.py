@@ -76,7 +76,7 @@ def _watched_folder(data: Path, checkpoint: Path, bundle: Path, out: Path, expec
     feeder.join()
     subprocess.run([_HFFNET, "records", "verify", str(records)], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([_HFFNET, "records", "export", str(records), "--jsonl", str(lines)], check=True, capture_output=True)
-    recorded = [json.loads(line) for line in lines.read_text().splitlines()]
+    recorded = [line for line in map(json.loads, lines.read_text().splitlines()) if line["kind"] == "result"]
     once = sorted(line["name"] for line in recorded) == sorted(path.name for path in watched.iterdir())
     alike = sum(line["class_path"] == expected[line["input_sha256"]] for line in recorded)
     result = f"{len(recorded)} records of {len(frames)} files, each exactly once: {'yes' if once else 'NO'}"

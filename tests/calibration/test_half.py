@@ -15,8 +15,8 @@ from tests.calibration.graphs import small_network, textured_frames
 FRAMES = textured_frames(8)
 
 
-def logits(model: onnx.ModelProto) -> np.ndarray:  # type: ignore[type-arg]
-    found: np.ndarray = ort.InferenceSession(model.SerializeToString()).run(["logits"], {"frames": FRAMES})[0]  # type: ignore[type-arg]
+def logits(model: onnx.ModelProto) -> np.ndarray:
+    found: np.ndarray = ort.InferenceSession(model.SerializeToString()).run(["logits"], {"frames": FRAMES})[0]
     return found
 
 

@@ -50,6 +50,17 @@ def export(
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page about int8: ranges, noise, gate, flips.")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--target-accuracy",
+            help="Hold back so that this share of answers is right as far as they go (0.95); chosen on val frames.",
+            show_default="answer every frame down to the leaf",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -61,6 +72,7 @@ def export(
     from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
     from hffnet.export.bundle_writer import check_bundle_path
     from hffnet.runtime.dataset import open_dataset
+    from hffnet.runtime.errors import ConfigError
     from hffnet.train.checkpoint import open_checkpoint
 
     check_bundle_path(out)
@@ -75,8 +87,17 @@ def export(
         seed=seed,
     )
     budget = Budget(max_drop=max_drop, min_quantized_share=min_quantized_share, always_rank=sensitivity)
+    if report is not None and (report.is_dir() or not report.parent.is_dir() or not int8):
+        raise ConfigError(f"--report {report} needs --int8, and a file in a folder that exists")
     options = ExportOptions(
-        name=name, int8=int8, fp16=fp16, budget=budget, num_frames=num_frames, calibration=calibration
+        name=name,
+        int8=int8,
+        fp16=fp16,
+        budget=budget,
+        num_frames=num_frames,
+        calibration=calibration,
+        report=report,
+        target_accuracy=target_accuracy,
     )
     console = Console(stderr=True)
     with console.status("opening data") as status:

@@ -49,6 +49,7 @@ Json engine_json(const EngineIdentity& engine) {
            {{"error", finite(engine.self_test.error)},
             {"tolerance", engine.self_test.tolerance},
             {"cosine", finite(engine.self_test.cosine)},
+            {"flips", engine.self_test.flips},
             {"num_frames", engine.self_test.num_frames}}}};
 }
 
