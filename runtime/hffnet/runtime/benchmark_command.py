@@ -139,16 +139,20 @@ def _measured(bundle: Path, options: "BenchmarkOptions") -> "Report":
     from hffnet.runtime.benchmark.run import benchmark_bundle
     from hffnet.runtime.signals import stop_on_signals
 
-    stop, console = Event(), Console(stderr=True)
+    stop, console, said = Event(), Console(stderr=True), ""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Redrawn by hand after each block: a thread that redraws would run beside what is timed.
     with stop_on_signals(stop), Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         task = progress.add_task("opening", total=1.0)
 
         def show(what: str, share: float) -> None:
+            nonlocal said
             progress.update(task, description=what, completed=share)
             if console.is_terminal:
                 progress.refresh()
+            elif what != said:
+                typer.echo(f"hffnet: {what}", err=True)
+            said = what
 
         return benchmark_bundle(bundle, options, stop=stop, on_step=show)
 
