@@ -7,12 +7,13 @@ from time import perf_counter
 
 from hffnet.export.deploy_form import deploy_form
 from hffnet.export.onnx import onnx_from_deploy_form
-from tests.bench.paper_network import paper_model
+from hffnet.train.model import build_model, paper_config
+from tests.tiny import tiny_taxonomy
 
 
 def main() -> None:
     """Export once and print a table."""
-    model = paper_model()
+    model = build_model(paper_config(tiny_taxonomy().num_classes)).eval()
     before = _peak_gb()
     start = perf_counter()
     with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as folder:

@@ -14,14 +14,14 @@ from hffnet.export.deploy_form import deploy_form
 from hffnet.export.parity import check_parity, parity_of_deploy_form
 from hffnet.runtime.errors import ParityError
 from hffnet.runtime.preprocess import PreprocessSpec, preprocess
-from hffnet.train.model import HFFNet2D, ModelConfig, build_model, small_config
+from hffnet.train.model import HFFNet2D, ModelConfig, small_config
 from hffnet.train.resnet import load_trunk_weights
 
 
 def _trained_looking(config: ModelConfig, seed: int) -> HFFNet2D:
     """Weights, biases and BatchNorm statistics all away from their initial values."""
     torch.manual_seed(seed)
-    model = build_model(config)
+    model = HFFNet2D(config)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)

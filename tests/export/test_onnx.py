@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hffnet.export import onnx as onnx_export
-from hffnet.export.deploy_form import DeployForm, deploy_form
+from hffnet.export.deploy_form import ConcatForm, DeployForm, deploy_form
 from hffnet.export.onnx import onnx_from_deploy_form
 from hffnet.export.parity import FP16_TOLERANCE, check_parity, logits_of_deploy_form, parity_of_onnx
 from hffnet.runtime.errors import EngineError, GraphError, ParityError
@@ -180,6 +180,7 @@ def test_too_large_a_graph_is_refused_and_leaves_nothing(
 
 def test_float16_that_overflows_is_caught(frames: Frames, tmp_path: Path) -> None:
     large = _form(ModelConfig.model_validate(_TINY.model_dump() | {"depth": 0}))
+    assert isinstance(large, ConcatForm)
     large.adapt.weight.data *= 1e5
     onnx_from_deploy_form(large, tmp_path / "overflow.onnx", precision="fp16")
     assert np.isfinite(logits_of_deploy_form(large, frames)).all()

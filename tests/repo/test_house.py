@@ -92,3 +92,18 @@ def test_readme_names_only_pages_that_exist() -> None:
 def test_make_targets_of_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "extra"), [("torch", "train", "train"), ("onnx", "calibrate", "calibration")]
+)
+def test_a_missing_extra_names_the_pip_command(module: str, command: str, extra: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    arguments = {
+        "train": ["train", str(tmp_path), "-o", str(tmp_path / "out")],
+        "calibrate": ["calibrate", str(tmp_path / "x.onnx"), "--data", str(tmp_path), "-o", str(tmp_path / "y.onnx")],
+    }[command]
+    absent = f"import sys; sys.modules['{module}'] = None\nfrom hffnet.runtime.cli import main\nmain({arguments})"
+    done = subprocess.run([sys.executable, "-c", absent], capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert f"pip install 'hffnet[{extra}]'" in done.stderr

@@ -62,6 +62,14 @@ def _unknown_key(members: Members) -> None:
     members[MANIFEST] = json.dumps({**json.loads(members[MANIFEST]), "surprise": 1}).encode()
 
 
+def _doubled_key(members: Members) -> None:
+    members[MANIFEST] = members[MANIFEST].replace(b"{", b'{"name": "another",', 1)
+
+
+def _not_finite(members: Members) -> None:
+    members[MANIFEST] = json.dumps({**json.loads(members[MANIFEST]), "pixel_size_um": [0.1, float("inf")]}).encode()
+
+
 def _newer_version(members: Members) -> None:
     members[MANIFEST] = json.dumps({**json.loads(members[MANIFEST]), "format_version": 2}).encode()
 
@@ -91,6 +99,8 @@ def _not_json(members: Members) -> None:
     [
         pytest.param(_flip, "changed or damaged", id="flipped-byte"),
         pytest.param(_unknown_key, "refused at surprise", id="unknown-key"),
+        pytest.param(_doubled_key, "one key twice", id="doubled-key"),
+        pytest.param(_not_finite, "finite", id="not-finite"),
         pytest.param(_newer_version, "update hffnet", id="newer-format"),
         pytest.param(_unlisted, r"extra \['extra.txt'\]", id="unlisted-member"),
         pytest.param(_missing, r"missing \['vectors/logits.npy'\]", id="missing-member"),
@@ -119,6 +129,34 @@ def test_truncated_bundles_are_refused(bundle_path: Path, tmp_path: Path, keep: 
     (tmp_path / "cut.hffnet").write_bytes(bundle_path.read_bytes()[:keep])
     with pytest.raises(BundleError, match=r"cut\.hffnet"):
         open_bundle(tmp_path / "cut.hffnet")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        pytest.param(-60, b"\xff", id="directory-entry"),
+        pytest.param(-10, b"\x01", id="number-of-members"),
+        pytest.param(14, b"\0\0\0\0", id="local-checksum"),
+        pytest.param(26, b"\0", id="local-name-length"),
+    ],
+)
+def test_bundles_that_two_zip_readers_could_read_differently_are_refused(
+    bundle_path: Path, tmp_path: Path, place: int, value: bytes
+) -> None:
+    spoilt = bytearray(bundle_path.read_bytes())
+    at = place % len(spoilt)
+    spoilt[at : at + len(value)] = value
+    (tmp_path / "spoilt.hffnet").write_bytes(spoilt)
+    with pytest.raises(BundleError, match="spoilt"):
+        open_bundle(tmp_path / "spoilt.hffnet")
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["bytes-behind", "two-bundles-in-one-file"])
+def test_nothing_may_follow_a_bundle(bundle_path: Path, tmp_path: Path, twice: bool) -> None:
+    sound = bundle_path.read_bytes()
+    (tmp_path / "long.hffnet").write_bytes(sound + (sound if twice else b"\0"))
+    with pytest.raises(BundleError, match=r"long\.hffnet"):
+        open_bundle(tmp_path / "long.hffnet")
 
 
 def test_compressed_members_are_refused(bundle_path: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from hffnet.runtime.classifier import Classifier, Prediction, Timings
 from hffnet.runtime.errors import EngineError, RecordError
 from hffnet.runtime.frame import Frame
+from hffnet.runtime.gates import FrameFingerprint
 from hffnet.runtime.pipeline import RunSummary, done_in, run_pipeline
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.recorder import OnRecord
@@ -151,13 +152,15 @@ class Scripted(Classifier):
         super().__init__(inner.bundle, inner._engine)
         self.left, self.happening = number, happening
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
+    ) -> Prediction:
         self.left -= 1
         if self.left == 0:
             if isinstance(self.happening, Exception):
                 raise self.happening
             self.happening()  # type: ignore[operator]
-        return super().classify_frame(frame, timings)
+        return super().classify_frame(frame, timings, previous=previous)
 
 
 def test_a_defect_on_one_frame_does_not_end_the_run(folder: Path, classifier: Classifier, store: RecordStore) -> None:
@@ -239,7 +242,7 @@ def test_a_full_disk_holds_the_run_and_loses_nothing(
 
     monkeypatch.setattr(store, "append", sometimes)
     assert run(folder, classifier, store).counts == {"classified": 5}
-    assert [record.name for record in store.iterate()] == [f"{n}.tif" for n in range(5)]
+    assert [record.name for record in store.iterate()] == ["0.tif", "1.tif", "2.tif", "degraded", "3.tif", "4.tif"]
 
 
 def test_classify_and_run_say_the_same_of_a_frame(folder: Path, classifier: Classifier, store: RecordStore) -> None:
@@ -277,7 +280,8 @@ def test_a_signal_ends_the_command_with_0(
     assert process.wait(timeout=5) == 0
     process.stdout.close()
     with RecordStore.open(tmp_path / "records.sqlite") as store:
-        assert store.last_seq() == 1
+        assert [record.name for record in store.iterate()] == ["start", "a.tif", "stop"]
+        assert store.get(3).reason == "ended on request"
         assert store.verify().is_sound
 
 

@@ -9,7 +9,7 @@ from threading import Event, Thread
 import pytest
 
 from hffnet.runtime.errors import ConfigError, SourceError
-from hffnet.runtime.sources import FileStamp, FolderOptions, Item, open_source, watch_folder
+from hffnet.runtime.sources import FileStamp, FolderOptions, FrameItem, Item, Notice, open_source, watch_folder
 from hffnet.runtime.sources import folder_listing as listing_module
 from hffnet.runtime.sources.watch_folder import WatchFolder
 
@@ -265,11 +265,11 @@ def test_stop_ends_the_waiting_at_once(folder: Path) -> None:
 def test_idle_exit_ends_after_everything_was_offered(folder: Path) -> None:
     write(folder / "a.tif")
     source = open_source(f"dir:{folder}?poll_s=0.01&settle_s=0", idle_exit_s=0.0)
-    assert [item.name for item in source.items(Event())] == ["a.tif"]
+    assert offered(source.items(Event())) == ["a.tif"]
 
 
-def offered(items: Iterator[Item]) -> list[str]:
-    return [item.path.name for item in items]
+def offered(items: Iterator[Item | FrameItem | Notice]) -> list[str]:
+    return [item.path.name for item in items if isinstance(item, Item)]
 
 
 def test_a_glob_is_finite_sorted_and_skips_what_is_done(folder: Path) -> None:

@@ -15,7 +15,7 @@ from hffnet.runtime.errors import ConfigError, DatasetError, GateError
 from hffnet.train.checkpoint import MODEL, EpochRecord, TrainingMetrics, model_from_checkpoint, open_checkpoint
 from hffnet.train.evaluate import evaluate_checkpoint, temperatures_from_logits
 from hffnet.train.loop import train
-from hffnet.train.model import build_model
+from hffnet.train.model import HFFNet2D, build_model
 from hffnet.train.optimise import frozen_modules, set_training
 from hffnet.train.plan import Plan
 from hffnet.train.recipes import Recipe, altered
@@ -182,13 +182,15 @@ def test_a_frozen_trunk_does_not_move(tmp_path: Path, dataset: Dataset, recipe: 
     trained = model_from_checkpoint(open_checkpoint(train(plan, tmp_path / "out")))
     torch.manual_seed(seed_from(5, "first weights"))
     first = build_model(recipe.model)
+    assert isinstance(trained, HFFNet2D)
+    assert isinstance(first, HFFNet2D)
     for name, tensor in trained.trunk.state_dict().items():
         assert torch.equal(tensor, first.trunk.state_dict()[name]), name
     assert not torch.equal(trained.adapt.weight, first.adapt.weight)
 
 
 def test_frozen_parts_stay_in_evaluation_mode(recipe: Recipe) -> None:
-    model = build_model(recipe.model)
+    model = HFFNet2D(recipe.model)
     set_training(model, frozen_modules(model, "stages:2"))
     modes = {name: getattr(model.trunk, name).training for name in ("bn1", "layer1", "layer2", "layer3", "layer4")}
     assert modes == {"bn1": False, "layer1": False, "layer2": False, "layer3": True, "layer4": True}

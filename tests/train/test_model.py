@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hffnet.train.model import ModelConfig, build_model, nano_config, normalise, paper_config, small_config
+from hffnet.train.model import HFFNet2D, ModelConfig, build_model, nano_config, normalise, paper_config, small_config
 from hffnet.train.transformer import MultiHeadAttention2D
 
 _TINY = ModelConfig(
@@ -51,7 +51,7 @@ def test_parameters_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize("num_classes", [(3,), (2, 6), (2, 3, 7)], ids=["one-level", "paper", "three-levels"])
 @pytest.mark.parametrize("width", ["dim2", "dim"])
 def test_every_parameter_learns(num_classes: tuple[int, ...], width: str) -> None:
-    model = build_model(ModelConfig.model_validate(_TINY.model_dump() | {"num_classes": num_classes, "width": width}))
+    model = HFFNet2D(ModelConfig.model_validate(_TINY.model_dump() | {"num_classes": num_classes, "width": width}))
     frames = torch.randint(0, 256, (4, 64, 64), dtype=torch.uint8)
     logits = model(normalise(frames, model.config))
     assert logits.shape == (4, sum(num_classes))
@@ -76,7 +76,7 @@ def test_attention_is_the_formula_of_the_paper() -> None:
 
 
 def test_logits_stand_level_by_level() -> None:
-    model = build_model(_TINY).eval()
+    model = HFFNet2D(_TINY).eval()
     frames = normalise(torch.randint(0, 256, (2, 64, 64), dtype=torch.uint8), _TINY)
     before = model(frames)
     with torch.no_grad():

@@ -54,6 +54,7 @@ class ExportOptions:
     """What a person may choose.
 
     Attributes:
+        name: of the model, for people and records; the checkpoint's folder name if None.
         int8: add an int8 graph for CPU engines, and with ``fp16`` one for TensorRT.
         fp16: add a half-precision graph for TensorRT.
         budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much int8 must cover.
@@ -62,6 +63,7 @@ class ExportOptions:
         report: HTML file to write about int8, beside the bundle; none where None.
     """
 
+    name: str | None = None
     int8: bool = False
     fp16: bool = False
     budget: Budget = field(default_factory=Budget)
@@ -273,7 +275,7 @@ class _Exporter:
         config = self._checkpoint.config
         sizes = self._pixel_sizes_um
         return Manifest(
-            name=self._checkpoint.folder.resolve().name,
+            name=self._options.name or self._checkpoint.folder.resolve().name,
             taxonomy=self._checkpoint.taxonomy,
             preprocess=config.preprocess,
             decode=config.decode,

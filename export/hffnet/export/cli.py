@@ -22,6 +22,7 @@ def export(
         ),
     ],
     *,
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the checkpoint's folder name.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add an int8 graph, calibrated on train frames.")] = False,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Add a half-precision graph for TensorRT; with --int8 also an int8 one.")
@@ -81,7 +82,13 @@ def export(
     if report is not None and (report.is_dir() or not report.parent.is_dir() or not int8):
         raise ConfigError(f"--report {report} needs --int8, and a file in a folder that exists")
     options = ExportOptions(
-        int8=int8, fp16=fp16, budget=budget, num_frames=num_frames, calibration=calibration, report=report
+        name=name,
+        int8=int8,
+        fp16=fp16,
+        budget=budget,
+        num_frames=num_frames,
+        calibration=calibration,
+        report=report,
     )
     console = Console(stderr=True)
     with console.status("opening data") as status:

@@ -147,7 +147,7 @@ def _export(places: _Places, data: "Dataset") -> "Bundle":
     from hffnet.train.checkpoint import open_checkpoint
 
     # Ninety held-out frames: one more mistake costs a point, so the gate is left a little wider than its default.
-    options = ExportOptions(int8=True, budget=Budget(max_drop=2.0))
+    options = ExportOptions(name="demo", int8=True, budget=Budget(max_drop=2.0))
     return bundle_from_checkpoint(open_checkpoint(places.checkpoint), places.bundle, data, options)
 
 

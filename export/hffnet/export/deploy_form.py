@@ -4,116 +4,29 @@ Frames enter as uint8 and are normalised inside. BatchNorm is folded into the co
 (N, positions, channels) with matrix products, and the linear head is one matrix. Pooling and head are both linear, so
 they commute: the head is applied to every position (``evidence``), and the logits are the mean of that, exactly. Each
 decision comes with its own spatial explanation at no cost. What this module does not know is ONNX.
+
+There is one form per way from pixels to positions: `ConcatForm` (HFFNet_2D), `PatchForm` (HFFVT, HFF_CNN_VT,
+HFF_CNN_Conv_VT) and `MapForm` (HFFCNN).
 """
 
 import copy
-import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name every torch reader knows)
 from torch import Tensor, nn
 
-from hffnet.train.model import HFFNet2D, HierarchicalHead, ModelConfig
+from hffnet.export.tokens import (
+    TokenLinear,
+    layers_from_transformer,
+    linear_from_classifiers,
+    linear_from_head,
+    norm_from_map,
+)
+from hffnet.train.model import HFFNet2D
+from hffnet.train.network import ModelConfig, Network
 from hffnet.train.resnet import ResNetTrunk
-from hffnet.train.transformer import EncoderLayer2D, LayerNorm2D, MultiHeadAttention2D, Norm
-
-
-class TokenLinear(nn.Module):
-    """``x @ weight + bias`` on the last axis: exports as one MatMul whose weight needs no Transpose.
-
-    Args:
-        weight: (in, out).
-        bias: (out,), or None.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, in) to (N, T, out)."""
-        out = torch.matmul(x, self.weight)
-        return out if self.bias is None else out + self.bias
-
-
-class TokenNorm(nn.Module):
-    """LayerNorm over the last axis, with the parameters of a `LayerNorm2D`."""
-
-    def __init__(self, norm: LayerNorm2D) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(norm.weight.detach(), requires_grad=False)
-        self.bias = nn.Parameter(norm.bias.detach(), requires_grad=False)
-        self.eps = norm.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same shape."""
-        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
-
-
-class TokenAttention(nn.Module):
-    """`MultiHeadAttention2D` on tokens; 1 / √head_dim is part of Q's weights."""
-
-    def __init__(self, attention: MultiHeadAttention2D) -> None:
-        super().__init__()
-        channels = attention.proj.out_channels
-        self.heads = attention.heads
-        self.head_dim = channels // attention.heads
-        self.qkv = linear_from_conv(attention.qkv)
-        self.qkv.weight[:, :channels] /= math.sqrt(self.head_dim)
-        if self.qkv.bias is not None:
-            self.qkv.bias[:channels] /= math.sqrt(self.head_dim)
-        self.proj = linear_from_conv(attention.proj)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same shape."""
-        num_tokens, channels = x.shape[1], x.shape[2]
-        q, k, v = (
-            part.reshape(-1, num_tokens, self.heads, self.head_dim) for part in self.qkv(x).chunk(3, dim=-1)
-        )  # each (N, T, heads, head_dim)
-        scores = torch.matmul(q.permute(0, 2, 1, 3), k.permute(0, 2, 3, 1))
-        mixed = torch.matmul(torch.softmax(scores, dim=-1), v.permute(0, 2, 1, 3))
-        out: Tensor = self.proj(mixed.permute(0, 2, 1, 3).reshape(-1, num_tokens, channels))
-        return out
-
-
-class TokenFeedForward(nn.Module):
-    """`FeedForward2D` on tokens."""
-
-    def __init__(self, conv1: nn.Conv2d, conv2: nn.Conv2d) -> None:
-        super().__init__()
-        self.fc1 = linear_from_conv(conv1)
-        self.gelu = nn.GELU()
-        self.fc2 = linear_from_conv(conv2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same shape."""
-        out: Tensor = self.fc2(self.gelu(self.fc1(x)))
-        return out
-
-
-class TokenEncoderLayer(nn.Module):
-    """`EncoderLayer2D` on tokens: same norms, same residual sums, no dropout."""
-
-    def __init__(self, layer: EncoderLayer2D) -> None:
-        super().__init__()
-        self.norm: Norm = layer.norm
-        self.residual = layer.residual
-        self.norm1 = _norm(layer.norm1)
-        self.attention = TokenAttention(layer.attention)
-        self.norm2 = _norm(layer.norm2)
-        self.feed_forward = TokenFeedForward(layer.feed_forward.conv1, layer.feed_forward.conv2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same shape."""
-        x = self._half(x, self.norm1, self.attention)
-        return self._half(x, self.norm2, self.feed_forward)
-
-    def _half(self, x: Tensor, norm: nn.Module, part: nn.Module) -> Tensor:
-        out: Tensor = part(x if self.norm == "post" else norm(x))
-        if self.residual:
-            out = x + out
-        return norm(out) if self.norm == "post" else out
+from hffnet.train.variants import HFFCNN, HFFCNNVT, HFFVT, HFFCNNConvVT
 
 
 class GreyNormalise(nn.Module):
@@ -130,7 +43,8 @@ class GreyNormalise(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(N, H, W) uint8 to (N, 1, H, W) of the parameters' type."""
-        return (frames.unsqueeze(1).to(self.scale.dtype) - self.offset) * self.scale
+        # Cast first: TensorRT takes uint8 as a graph's input, but only Cast may read it.
+        return (frames.to(self.scale.dtype).unsqueeze(1) - self.offset) * self.scale
 
 
 class DeployForm(nn.Module):
@@ -138,19 +52,19 @@ class DeployForm(nn.Module):
 
     Attributes:
         config: of the network it was made from.
+        head: what turns a position into its evidence.
     """
 
-    def __init__(self, model: HFFNet2D) -> None:
+    head: TokenLinear
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = model.config
-        self.normalise = GreyNormalise(model.config)
-        self.trunk = folded_trunk(model.trunk)
-        self.adapt = nn.Conv2d(model.adapt.in_channels, model.adapt.out_channels, 1, bias=False)
-        self.adapt.weight = nn.Parameter(model.adapt.weight.detach(), requires_grad=False)
-        self.embedding = nn.Parameter(_embedding(model), requires_grad=False)
-        self.transformer = nn.Sequential(*(TokenEncoderLayer(layer) for layer in _encoder_layers(model)))
-        self.final_norm = _norm(model.final_norm)
-        self.head = linear_from_head(model.head)
+        self.config = config
+        self.normalise = GreyNormalise(config)
+
+    @abstractmethod
+    def evidence_NPC(self, frames: Tensor) -> Tensor:  # noqa: N802 (shape suffix)
+        """(N, 1, img_size, img_size) normalised frames to what each position says, (N, positions, ΣC)."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and what they are the mean of.
@@ -162,16 +76,84 @@ class DeployForm(nn.Module):
             logits (N, ΣC) and evidence (N, ΣC, h, w), both float32 whatever the parameters' type.
         """
         grid, num_columns = self.config.grid, sum(self.config.num_classes)
-        local = self.adapt(self.trunk(self.normalise(frames)))
-        local = local.reshape(-1, self.config.half_channels, grid * grid).transpose(1, 2)
-        # The class half is the same for all frames: it comes with the positions, in one table.
-        tokens = F.pad(local, (self.config.half_channels, 0)) + self.embedding
-        tokens = self.final_norm(self.transformer(tokens))
-        evidence = self.head(tokens).transpose(1, 2).reshape(-1, num_columns, grid, grid).float()
+        evidence = self.evidence_NPC(self.normalise(frames))
+        evidence = evidence.transpose(1, 2).reshape(-1, num_columns, grid, grid).float()
         return evidence.mean(dim=(2, 3)), evidence
 
 
-def deploy_form(model: HFFNet2D) -> DeployForm:
+class ConcatForm(DeployForm):
+    """`HFFNet2D`: the class embedding is half of every token's channels."""
+
+    def __init__(self, model: HFFNet2D) -> None:
+        super().__init__(model.config)
+        self.trunk = folded_trunk(model.trunk)
+        self.adapt = _without_bias(model.adapt)
+        self.embedding = nn.Parameter(_channel_embedding(model), requires_grad=False)
+        self.transformer = layers_from_transformer(model.transformer)
+        self.final_norm = norm_from_map(model.final_norm)
+        self.head = linear_from_head(model.head)
+
+    def evidence_NPC(self, frames: Tensor) -> Tensor:  # noqa: N802 (shape suffix)
+        """See `DeployForm`."""
+        local = self.adapt(self.trunk(frames))
+        local = local.reshape(-1, self.config.half_channels, self.config.grid**2).transpose(1, 2)
+        # The class half is the same for all frames: it comes with the positions, in one table.
+        tokens = F.pad(local, (self.config.half_channels, 0)) + self.embedding
+        out: Tensor = self.head(self.final_norm(self.transformer(tokens)))
+        return out
+
+
+class PatchForm(DeployForm):
+    """The variants with a class token: patches are made by a convolution of the frame or of the trunk's map.
+
+    Logits are linear in the mean of the patches and in the class token, which says the same at every position: the
+    evidence of a patch is its own part plus that.
+    """
+
+    def __init__(self, model: HFFVT | HFFCNNVT | HFFCNNConvVT) -> None:
+        super().__init__(model.config)
+        self.trunk = nn.Identity() if isinstance(model, HFFVT) else folded_trunk(model.trunk)
+        side = model.config.patch_size if isinstance(model, HFFVT) else 1
+        convolution = model.adapt if isinstance(model, HFFCNNConvVT) else conv_from_projection(model.projection, side)
+        self.adapt = _without_bias(convolution)
+        encoder, dim = model.encoder, model.config.dim
+        positions = encoder.pos_embedding.flatten(1)
+        if convolution.bias is not None:
+            positions = positions + convolution.bias[:, None]
+        table = torch.cat([encoder.cls_token, positions], dim=1).t().unsqueeze(0).contiguous()
+        self.embedding = nn.Parameter(table, requires_grad=False)
+        self.transformer = layers_from_transformer(encoder.transformer)
+        self.final_norm = norm_from_map(encoder.final_norm)
+        whole = linear_from_head(encoder.head)
+        self.head_cls = TokenLinear(whole.weight[:dim], whole.bias)
+        self.head = TokenLinear(whole.weight[dim:], None)
+
+    def evidence_NPC(self, frames: Tensor) -> Tensor:  # noqa: N802 (shape suffix)
+        """See `DeployForm`."""
+        local = self.adapt(self.trunk(frames)).reshape(-1, self.config.dim, self.config.grid**2).transpose(1, 2)
+        # The class token is the same for all frames: it comes with the positions, in one table.
+        tokens = F.pad(local, (0, 0, 1, 0)) + self.embedding
+        tokens = self.final_norm(self.transformer(tokens))
+        out: Tensor = self.head(tokens[:, 1:]) + self.head_cls(tokens[:, :1])
+        return out
+
+
+class MapForm(DeployForm):
+    """`HFFCNN`: the classifiers at every position of the trunk's feature map."""
+
+    def __init__(self, model: HFFCNN) -> None:
+        super().__init__(model.config)
+        self.trunk = folded_trunk(model.trunk)
+        self.head = linear_from_classifiers(model.level_classifier)
+
+    def evidence_NPC(self, frames: Tensor) -> Tensor:  # noqa: N802 (shape suffix)
+        """See `DeployForm`."""
+        positions: Tensor = self.trunk(frames).reshape(-1, self.trunk.out_channels, self.config.grid**2)
+        out: Tensor = self.head(positions.transpose(1, 2))
+        return out
+
+
+def deploy_form(model: Network) -> DeployForm:
     """The same function as ``model.eval()`` on normalised frames, folded.
 
     Weights that need no change are shared with the model, so at the paper's size this costs less than a second
@@ -179,10 +161,25 @@ def deploy_form(model: HFFNet2D) -> DeployForm:
 
     Args:
         model: trained; it is not changed.
+
+    Raises:
+        TypeError: a network outside the family.
     """
     with torch.no_grad():
-        form = DeployForm(model)
+        form = _form(model)
     return form.eval().requires_grad_(requires_grad=False)
+
+
+def _form(model: Network) -> DeployForm:
+    match model:
+        case HFFNet2D():
+            return ConcatForm(model)
+        case HFFVT() | HFFCNNVT() | HFFCNNConvVT():
+            return PatchForm(model)
+        case HFFCNN():
+            return MapForm(model)
+        case _:
+            raise TypeError(f"{type(model).__name__} has no deploy form; write one beside the others")
 
 
 def folded_trunk(trunk: ResNetTrunk) -> ResNetTrunk:
@@ -207,35 +204,27 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     conv.bias = nn.Parameter(bias.float())
 
 
-def linear_from_conv(conv: nn.Conv2d) -> TokenLinear:
-    """The same map as a 1×1 convolution, on tokens."""
-    return TokenLinear(conv.weight.detach().flatten(1).t(), None if conv.bias is None else conv.bias.detach().clone())
+def conv_from_projection(projection: nn.Linear, side: int) -> nn.Conv2d:
+    """A linear projection of ``side`` × ``side`` patches, or of single positions, as the same convolution."""
+    channels = projection.in_features // side**2
+    conv = nn.Conv2d(channels, projection.out_features, side, side)
+    conv.weight = nn.Parameter(projection.weight.detach().reshape(-1, channels, side, side), requires_grad=False)
+    conv.bias = nn.Parameter(projection.bias.detach(), requires_grad=False)
+    return conv
 
 
-def linear_from_head(head: HierarchicalHead) -> TokenLinear:
-    """``level_fc`` → concat → ``level_classifier`` as one matrix (channels, ΣC) and one bias."""
-    fc, fc_bias = _stacked(head.level_fc)
-    classifier, classifier_bias = _stacked(head.level_classifier)
-    return TokenLinear((classifier @ fc).t().float(), (classifier @ fc_bias + classifier_bias).float())
+def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
+    """Sharing its weight; the bias goes into the table of positions."""
+    side = conv.kernel_size[0]
+    bare = nn.Conv2d(conv.in_channels, conv.out_channels, side, side, bias=False)
+    bare.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
+    return bare
 
 
-def _stacked(levels: nn.ModuleList) -> tuple[Tensor, Tensor]:
-    linears = [level for level in levels if isinstance(level, nn.Linear)]
-    return torch.cat([one.weight for one in linears]).double(), torch.cat([one.bias for one in linears]).double()
-
-
-def _embedding(model: HFFNet2D) -> Tensor:
+def _channel_embedding(model: HFFNet2D) -> Tensor:
     """(1, positions, channels): the class embedding, then position and the bias of ``adapt``."""
     positions = model.pos_embedding.flatten(1)
     if model.adapt.bias is not None:
         positions = positions + model.adapt.bias[:, None]
     classes = model.cls_token.flatten(1).expand_as(positions)
     return torch.cat([classes, positions]).t().unsqueeze(0).contiguous()
-
-
-def _encoder_layers(model: HFFNet2D) -> list[EncoderLayer2D]:
-    return [layer for layer in model.transformer if isinstance(layer, EncoderLayer2D)]
-
-
-def _norm(norm: nn.Module) -> nn.Module:
-    return TokenNorm(norm) if isinstance(norm, LayerNorm2D) else nn.Identity()

@@ -23,7 +23,8 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, LiftConstantsToInitializersPass
 from torch import nn
 
-from hffnet.export.deploy_form import DeployForm, TokenNorm
+from hffnet.export.deploy_form import DeployForm
+from hffnet.export.tokens import TokenNorm
 from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GraphError
 

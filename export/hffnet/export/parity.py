@@ -15,7 +15,7 @@ import torch
 
 from hffnet.export.deploy_form import DeployForm
 from hffnet.runtime.errors import EngineError, ParityError
-from hffnet.train.model import HFFNet2D, normalise
+from hffnet.train.network import Network, normalise
 
 FOLDING_TOLERANCE = 1e-4
 """Training form against deploy form, and deploy form against its fp32 graph; measured differences are below 1e-5."""
@@ -98,7 +98,7 @@ def check_parity(
 
 
 def parity_of_deploy_form(
-    model: HFFNet2D, form: DeployForm, frames_NHW: npt.NDArray[np.uint8], tolerance: float = FOLDING_TOLERANCE
+    model: Network, form: DeployForm, frames_NHW: npt.NDArray[np.uint8], tolerance: float = FOLDING_TOLERANCE
 ) -> ParityReport:
     """Training form (in evaluation mode) against deploy form on preprocessed frames; raises `ParityError`."""
     was_training = model.training

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hffnet.runtime.bundle import Bundle as Bundle
     from hffnet.runtime.bundle import open_bundle as open_bundle
-
     from hffnet.runtime.classifier import Classifier as Classifier
     from hffnet.runtime.classifier import Prediction as Prediction
     from hffnet.runtime.errors import HffnetError as HffnetError

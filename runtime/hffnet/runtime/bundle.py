@@ -6,13 +6,15 @@ ever unpacked to disk. What a graph may hold is checked in ``graph``; writing bu
 
 import hashlib
 import io
+import json
 import stat
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +32,7 @@ MODEL_CARD = "model_card.md"
 
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_MEMBERS = 32
-_MAX_BYTES = 8 << 30
+_MAX_BYTES = (4 << 30) - 1
 T = TypeVar("T", bound=np.generic)
 
 
@@ -133,6 +135,9 @@ def _checked_names(path: Path, archive: zipfile.ZipFile) -> set[str]:
     if len(members) > _MAX_MEMBERS:
         raise BundleError(f"{path} has {len(members)} members; a bundle has at most {_MAX_MEMBERS}")
     for info in members:
+        name = info.filename
+        if not name or info.orig_filename != name or ".." in name or name.startswith("/"):
+            raise BundleError(f"{path}: member name {info.orig_filename!r} is not allowed")
         plain = (
             info.compress_type == zipfile.ZIP_STORED
             and info.compress_size == info.file_size
@@ -141,9 +146,8 @@ def _checked_names(path: Path, archive: zipfile.ZipFile) -> set[str]:
             and not info.is_dir()
         )
         if not plain:
-            raise BundleError(f"{path}: member {info.filename!r} is compressed, encrypted, a link or a folder")
-        if info.orig_filename != info.filename or ".." in info.filename or info.filename.startswith("/"):
-            raise BundleError(f"{path}: member name {info.orig_filename!r} is not allowed")
+            raise BundleError(f"{path}: member {name!r} is compressed, encrypted, a link or a folder")
+    _check_layout(path, archive)
     names = {info.filename for info in members}
     if len(names) != len(members):
         raise BundleError(f"{path} holds two members of one name")
@@ -152,9 +156,47 @@ def _checked_names(path: Path, archive: zipfile.ZipFile) -> set[str]:
     return names
 
 
+def _check_layout(path: Path, archive: zipfile.ZipFile) -> None:
+    """No two zip readers may see two different files: nothing is left over, and everything said twice agrees.
+
+    zipfile believes the directory alone, and fills up from what it has where an entry is said to be longer. Version
+    and flags are left out: no reader of stored members acts on them.
+    """
+    file, members = archive.fp, archive.infolist()
+    assert file is not None  # the archive is open
+    names = [info.filename.encode() for info in members]
+    for info in members:
+        expected = info.FileHeader()
+        file.seek(info.header_offset)
+        found = file.read(len(expected))
+        if found[:4] != expected[:4] or found[8:] != expected[8:]:
+            raise BundleError(f"{path}: member {info.filename!r} has a header that contradicts the archive's directory")
+    # Lengths as in APPNOTE.TXT, 4.3: no gap, comment, extra field or second archive has room.
+    directory = sum(46 + len(name) for name in names)
+    needed = sum(30 + len(name) + info.file_size for name, info in zip(names, members, strict=True)) + directory + 22
+    total = file.seek(0, io.SEEK_END)
+    if total != needed or not _directory_agrees(file, names, total - directory - 22, directory):
+        raise BundleError(
+            f"{path} has {total} bytes where its {len(names)} members need {needed}, or a damaged directory;"
+            " copy or export it again"
+        )
+
+
+def _directory_agrees(file: IO[bytes], names: list[bytes], start: int, size: int) -> bool:
+    """Whether every entry states its name's true length, no extra field, no comment, and the end states the same."""
+    file.seek(start)
+    directory, end, at = file.read(size), file.read(), 0
+    for name in names:
+        if struct.unpack_from("<3H", directory, at + 28) != (len(name), 0, 0):
+            return False
+        at += 46 + len(name)
+    return end == struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, len(names), len(names), size, start, 0)
+
+
 def _manifest_from_json(path: Path, text: bytes) -> Manifest:
     try:
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
+        json.loads(text, object_pairs_hook=_refuse_doubles)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"]) or "the document"
@@ -163,6 +205,14 @@ def _manifest_from_json(path: Path, text: bytes) -> Manifest:
                 f"{path} has format_version {first['input']!r}; this hffnet reads {FORMAT_VERSION}: update hffnet"
             ) from error
         raise BundleError(f"{path}: {MANIFEST} is refused at {place}: {first['msg']}") from error
+    return manifest
+
+
+def _refuse_doubles(pairs: list[tuple[str, object]]) -> None:
+    """Of a key that stands twice two readers may each believe another value."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"{MANIFEST} holds an object with one key twice, among {sorted(keys)[:12]}")
 
 
 def _read(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> bytes:

@@ -13,15 +13,15 @@ from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from hffnet.runtime.gates import GateResult, check_gates
-from hffnet.runtime.read import read_frame
 
 from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
 from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_engine
 from hffnet.runtime.frame import Acquisition, Crop, Frame
+from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.preprocess import preprocess
+from hffnet.runtime.read import read_frame
 from hffnet.runtime.taxonomy import ClassPath
 
 
@@ -36,6 +36,7 @@ class Prediction:
         acquisition: metadata as found.
         gates: every gate's result; where one failed, nothing was classified.
         decision: None where nothing was classified.
+        logits: (ΣC,) float32; None where nothing was classified.
         evidence: (ΣC, h, w) float32, whose mean over positions is the logits; None where nothing was classified.
         engine: which engine answered.
         timings_ms: milliseconds by stage.
@@ -47,6 +48,7 @@ class Prediction:
     acquisition: Acquisition
     gates: tuple[GateResult, ...]
     decision: Decision | None
+    logits: npt.NDArray[np.float32] | None
     evidence: npt.NDArray[np.float32] | None
     engine: EngineIdentity
     timings_ms: dict[str, float]
@@ -84,9 +86,10 @@ class Classifier:
                 print(classifier.classify("frame.tif").path)
     """
 
-    def __init__(self, bundle: Bundle, engine: OpenEngine) -> None:
+    def __init__(self, bundle: Bundle, engine: OpenEngine, gates: GateSettings = DEFAULT_SETTINGS) -> None:
         self.bundle = bundle
         self._engine = engine
+        self._gates = gates
 
     @classmethod
     def open(
@@ -96,6 +99,7 @@ class Classifier:
         engine: EngineName | Literal["auto"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
+        gates: GateSettings = DEFAULT_SETTINGS,
     ) -> Self:
         """Open a bundle and an engine for it.
 
@@ -104,7 +108,7 @@ class Classifier:
             EngineError: no engine passed its self-test; MissingExtraError: the one asked for is not installed.
         """
         bundle = open_bundle(Path(path))
-        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads))
+        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads), gates)
 
     @property
     def engine(self) -> EngineIdentity:
@@ -123,13 +127,21 @@ class Classifier:
             frame = read_frame(Path(source))
         return self.classify_frame(frame, timings)
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
-        """Classify one frame that was read already; stages are added to ``timings``."""
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
+    ) -> Prediction:
+        """Classify one frame that was read already.
+
+        Args:
+            frame: see ``hffnet.runtime.read``.
+            timings: stages are added to it.
+            previous: fingerprint of a live source's last frame, which this one must not repeat.
+        """
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
         with timings.stage("gates"):
-            gates = check_gates(frame)
-        decision, evidence = None, None
+            gates = check_gates(frame, previous, self._gates)
+        decision, logits, evidence = None, None, None
         if all(gate.passed for gate in gates):
             with timings.stage("preprocess"):
                 input_HW = preprocess(frame.picture, manifest.preprocess)
@@ -137,7 +149,7 @@ class Classifier:
                 outputs = self._engine.infer(input_HW[None])
             with timings.stage("decode"):
                 (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
-                evidence = outputs.evidence[0]
+                logits, evidence = outputs.logits[0], outputs.evidence[0]
         return Prediction(
             name=frame.name,
             sha256=frame.sha256,
@@ -145,6 +157,7 @@ class Classifier:
             acquisition=frame.acquisition,
             gates=gates,
             decision=decision,
+            logits=logits,
             evidence=evidence,
             engine=self.engine,
             timings_ms=dict(timings),

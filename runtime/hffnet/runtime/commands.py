@@ -1,4 +1,4 @@
-"""The commands that look at a bundle or at single frames: inspect, classify, benchmark.
+"""The commands that look at a bundle or at single frames: inspect, classify.
 
 Thin: each calls plain functions and prints. stdout is the result, stderr is for people.
 """
@@ -55,7 +55,7 @@ def classify(
     from hffnet.runtime.result import prediction_json
 
     documents, failures = list[dict[str, Any]](), 0
-    table = Table("frame", "decision", "confidence", "note")
+    table = Table("frame", "picture", "µm/pixel", "decision", "confidence", "note")
     with Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier:
         for path in frames:
             try:
@@ -69,6 +69,8 @@ def classify(
             decision = prediction.decision
             table.add_row(
                 str(path),
+                f"{prediction.crop.width} × {prediction.crop.height} ({prediction.crop.reason})",
+                f"{size:.4g}" if (size := prediction.acquisition.pixel_size_um) else "-",
                 "/".join(prediction.path) or "not classified",
                 " ".join(f"{share:.3f}" for share in decision.confidence) if decision else "-",
                 prediction.not_classified or "",
@@ -79,36 +81,6 @@ def classify(
         print_tables([table])
     if failures:
         raise typer.Exit(ExitCode.BAD_INPUT)
-
-
-def benchmark(
-    bundle: BundleArgument,
-    *,
-    frames: Annotated[
-        Path | None,
-        typer.Option("--frames", help="Folder of image files to time end to end; else the bundle's own test vectors."),
-    ] = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long to measure each row.")] = 5.0,
-    threads: ThreadsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Time every engine and precision (or those named) on this machine, interleaved in one run, batch 1."""
-    from hffnet.runtime.benchmark.latency import benchmark_bundle, tables_from_report
-
-    report = benchmark_bundle(
-        bundle,
-        engines=None if engine == "auto" else (engine,),
-        precisions=None if precision == "auto" else (precision,),
-        frames=frames,
-        seconds=seconds,
-        threads=threads,
-    )
-    if as_json:
-        print_json(report.model_dump(mode="json"))
-    else:
-        print_tables(tables_from_report(report))
 
 
 def print_json(document: dict[str, Any]) -> None:

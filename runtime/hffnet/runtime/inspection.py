@@ -51,7 +51,9 @@ def _model(bundle: Bundle) -> Table:
     )
     sizes = manifest.pixel_size_um
     table.add_row("pixel size", f"{sizes[0]:.4g} to {sizes[1]:.4g} µm" if sizes else "not known")
-    table.add_row("trained", f"{made.num_train_frames} frames, data {made.data_sha256[:12]}…, {made.created_utc}")
+    table.add_row(
+        "trained", f"on {made.num_train_frames} frames, data {made.data_sha256[:12]}…; exported {made.created_utc}"
+    )
     table.add_row("tools", ", ".join(f"{name} {version}" for name, version in sorted(made.tools.items())))
     return table
 

@@ -5,7 +5,7 @@ COMPATIBILITY.md says which ``format_version`` which runtime reads, and for how 
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from hffnet.runtime.decode import DecodeSpec
 from hffnet.runtime.preprocess import PreprocessSpec
@@ -22,10 +22,12 @@ MemberName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$", max_length=120)
 ]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1, le=2**63 - 1)]
+"""Readers in other languages hold it in 64 bits."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Member(_Strict):
@@ -53,7 +55,7 @@ class Graph(_Strict):
 class Metrics(_Strict):
     """Scores of one precision on the held-out frames named in ``Provenance.evaluated_on``."""
 
-    num_frames: Annotated[int, Field(ge=1)]
+    num_frames: Count
     hp: Share
     hr: Share
     hf1: Share
@@ -67,8 +69,8 @@ class Network(_Strict):
 
     name: str
     recipe: str
-    num_parameters: Annotated[int, Field(ge=1)]
-    evidence_shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    num_parameters: Count
+    evidence_shape: tuple[Count, Count]
 
 
 class Provenance(_Strict):
@@ -77,7 +79,7 @@ class Provenance(_Strict):
     created_utc: str
     checkpoint_sha256: Sha256
     data_sha256: Sha256
-    num_train_frames: Annotated[int, Field(ge=0)]
+    num_train_frames: Annotated[int, Field(ge=0, le=2**63 - 1)]
     evaluated_on: str
     tools: dict[str, str]
 
@@ -96,6 +98,14 @@ class Manifest(_Strict):
     pixel_size_um: tuple[float, float] | None
     provenance: Provenance
     members: tuple[Member, ...]
+
+    @field_validator("format_version", mode="before")
+    @classmethod
+    def _really_a_number(cls, value: object) -> object:
+        # Literal compares with ==, to which true and 1.0 are 1.
+        if type(value) is not int:
+            raise ValueError("expected a whole number")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -6,27 +6,33 @@ records. The hand-overs are bounded: a slow stage slows the source down and noth
 """
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from hffnet.runtime.errors import EngineError, HffnetError
+from hffnet.runtime.errors import EngineError, FrameError, HffnetError
+from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.hand_over import HandOver
-from hffnet.runtime.record import RecordDraft
+from hffnet.runtime.record import Json, RecordDraft
 from hffnet.runtime.recorder import OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.result import draft_from_failure, draft_from_prediction
+from hffnet.runtime.service import BEAT_S
 from hffnet.runtime.sinks import Sink
 from hffnet.runtime.sinks.delivery import Delivery
-from hffnet.runtime.sources import FileStamp, IsDone, Item, Source
+from hffnet.runtime.sources import FileStamp, FrameItem, IsDone, Item, Notice, Source
 from hffnet.runtime.stage_times import Figure
 
 if TYPE_CHECKING:
-    from hffnet.runtime.classifier import Classifier
+    from hffnet.runtime.classifier import Classifier, Prediction, Timings
     from hffnet.runtime.frame import Frame
+    from hffnet.runtime.gates import FrameFingerprint
+    from hffnet.runtime.infobar import BarSetting
+    from hffnet.runtime.taxonomy import Taxonomy
 
 _log = logging.getLogger(__name__)
 _QUEUE = 2
@@ -47,6 +53,7 @@ class RunSummary:
         was_stopped: whether ``stop`` was set from outside, rather than the source ending.
         num_unrecorded: results that could not be committed before the end; their inputs are redone by the next run.
         undelivered: by sink, records that it gets in the next run.
+        dropped: frames of a live source that were not classified, by reason.
     """
 
     counts: dict[str, int]
@@ -55,13 +62,14 @@ class RunSummary:
     was_stopped: bool
     num_unrecorded: int
     undelivered: dict[str, int]
+    dropped: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Arrival:
     """An item that was read, or could not be."""
 
-    item: Item
+    item: Item | FrameItem
     frame: "Frame | None"
     reason: str
     timings_ms: dict[str, float]
@@ -88,6 +96,8 @@ def run_pipeline(
     settings_sha256: str,
     stop: Event,
     on_record: OnRecord | None = None,
+    bar: "BarSetting | None" = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
 
@@ -102,6 +112,8 @@ def run_pipeline(
         settings_sha256: of the settings that can change a result.
         stop: ends any waiting at once; is set when the run ends for any reason.
         on_record: called after each commit.
+        bar: what is known of the instrument's info bar.
+        beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
 
     Raises:
         EngineError: the engine failed; what was in hand is not recorded and will be redone.
@@ -110,10 +122,19 @@ def run_pipeline(
     began = monotonic()
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
     recorder = Recorder(store, list(deliveries.values()), stop, on_record)
-    reader = _Reader(source, stop)
+    reader = _Reader(source, stop, bar)
+    desk = _Desk(classifier, settings_sha256)
     try:
-        while (arrival := reader.arrivals.get()) is not None and not stop.is_set():
-            if not recorder.put(arrival.item, _draft(arrival, classifier, settings_sha256)):
+        for arrival in reader.arrivals_until(stop, beat):
+            match arrival:
+                case Notice():
+                    draft = draft_from_event(arrival.event, arrival.reason, details=arrival.details)
+                    settled_at = None
+                case _Arrival():
+                    draft, settled_at = desk.draft(arrival), arrival.item.settled_at
+            while not recorder.wait_for_room(BEAT_S):
+                beat()
+            if not recorder.put(draft, settled_at):
                 break
         was_stopped = stop.is_set()
         if not was_stopped:
@@ -133,19 +154,30 @@ def run_pipeline(
         was_stopped=was_stopped,
         num_unrecorded=recorder.num_unrecorded,
         undelivered={name: num for name, num in undelivered.items() if num},
+        dropped=dict(desk.dropped),
     )
 
 
 class _Reader:
     """The thread that follows the source and decodes ahead."""
 
-    def __init__(self, source: Source, stop: Event) -> None:
-        self.arrivals = HandOver[_Arrival](_QUEUE)
+    def __init__(self, source: Source, stop: Event, bar: "BarSetting | None") -> None:
+        self.arrivals = HandOver[_Arrival | Notice](_QUEUE)
         self.error: BaseException | None = None
-        self._source, self._stop = source, stop
+        self._source, self._stop, self._bar = source, stop, bar
         # A daemon: a read that hangs on a dead network share must not keep the process alive.
         self._thread = Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
+
+    def arrivals_until(self, stop: Event, beat: Callable[[], None]) -> Iterator[_Arrival | Notice]:
+        """What was read, until the source ends or ``stop`` is set."""
+        while not stop.is_set():
+            beat()
+            arrival = self.arrivals.get(BEAT_S)
+            if arrival is not None and not stop.is_set():
+                yield arrival
+            elif self.arrivals.is_over:
+                return
 
     def close(self) -> None:
         """Drop what was read ahead; ``stop`` is set already."""
@@ -154,8 +186,13 @@ class _Reader:
 
     def _run(self) -> None:
         try:
-            for item in self._source.items(self._stop):
-                arrival = self._read(item)
+            items = self._source.items(self._stop)
+            # A live source is asked when its frame can be classified at once: read ahead, it would get old.
+            while not self._source.is_live or self.arrivals.wait_until_wanted():
+                item = next(items, None)
+                if item is None:
+                    return
+                arrival = item if isinstance(item, Notice) else self._read(item)
                 if arrival is not None and not self.arrivals.put(arrival):
                     return
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for arrivals
@@ -163,51 +200,103 @@ class _Reader:
         finally:
             self.arrivals.end()
 
-    def _read(self, item: Item) -> _Arrival | None:
-        """Decode one file; None where the source will offer it again."""
-        from hffnet.runtime.read import read_frame
-
+    def _read(self, item: Item | FrameItem) -> _Arrival | None:
+        """Decode one item; None where the source will offer it again."""
         began = monotonic()
-        frame, reason = None, item.problem or ""
-        if item.problem is None:
+        frame, reason = None, (item.problem or "") if isinstance(item, Item) else ""
+        if not reason:
             try:
-                frame = read_frame(item.path, follow_links=False)
-                if not item.is_unchanged():
-                    frame, reason = None, f"{item.path} was written to while it was read"
+                frame = _frame(item, self._bar)
             except HffnetError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - a poisoned file must not end the service
-                _log.exception("%s: reading it ran into a defect", item.path)
+                _log.exception("%s: reading it ran into a defect", item.name)
                 reason = f"reading it ran into a defect: {type(error).__name__}: {error}"
-        if frame is None and self._source.retry(item):
+        if frame is None and isinstance(item, Item) and self._source.retry(item):
             return None
         ended = monotonic()
         timings_ms = {"waited": (began - item.settled_at) * 1e3, "read": (ended - began) * 1e3}
         return _Arrival(item=item, frame=frame, reason=reason, timings_ms=timings_ms, at=ended)
 
 
-def _draft(arrival: _Arrival, classifier: "Classifier", settings_sha256: str) -> RecordDraft:
-    """What is to be recorded of an arrival; an EngineError is nobody's result and goes up."""
-    from hffnet.runtime.classifier import Timings
+def _frame(item: Item | FrameItem, bar: "BarSetting | None") -> "Frame":
+    from hffnet.runtime.read import read_frame
 
-    bundle_sha256, reason = classifier.bundle.sha256, arrival.reason
-    timings = Timings(arrival.timings_ms)
-    timings["queued"] = (monotonic() - arrival.at) * 1e3
-    if arrival.frame is not None:
-        try:
-            return draft_from_prediction(
-                classifier.classify_frame(arrival.frame, timings),
-                classifier.bundle.manifest.taxonomy,
-                item=arrival.item,
-                bundle_sha256=bundle_sha256,
-                settings_sha256=settings_sha256,
-            )
-        except EngineError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the service
-            _log.exception("%s: classifying it ran into a defect", arrival.item.path)
-            reason = f"classifying it ran into a defect: {type(error).__name__}: {error}"
-    _log.warning("%s is not classified: %s", arrival.item.path, reason)
-    return draft_from_failure(
-        arrival.item, reason, timings_ms=timings, bundle_sha256=bundle_sha256, settings_sha256=settings_sha256
-    )
+    if isinstance(item, FrameItem):
+        return item.read(bar=bar)
+    frame = read_frame(item.path, bar=bar, follow_links=False)
+    if not item.is_unchanged():
+        raise FrameError(f"{item.path} was written to while it was read")
+    return frame
+
+
+class _Desk:
+    """Turns arrivals into what is to be recorded; remembers the last live frame, which must not come again."""
+
+    def __init__(self, classifier: "Classifier", settings_sha256: str) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._classifier, self._settings_sha256 = classifier, settings_sha256
+        self._previous: FrameFingerprint | None = None
+
+    def draft(self, arrival: _Arrival) -> RecordDraft:
+        """The row of an arrival; an EngineError is nobody's result and goes up."""
+        from hffnet.runtime.classifier import Timings
+
+        reason = arrival.reason
+        timings = Timings(arrival.timings_ms)
+        timings["queued"] = (monotonic() - arrival.at) * 1e3
+        if arrival.frame is not None:
+            try:
+                return self._classified(arrival, arrival.frame, timings)
+            except EngineError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the service
+                _log.exception("%s: classifying it ran into a defect", arrival.item.name)
+                reason = f"classifying it ran into a defect: {type(error).__name__}: {error}"
+        _log.warning("%s is not classified: %s", arrival.item.path or arrival.item.name, reason)
+        return draft_from_failure(
+            arrival.item,
+            reason,
+            timings_ms=timings,
+            bundle_sha256=self._classifier.bundle.sha256,
+            settings_sha256=self._settings_sha256,
+            details=self._facts(arrival.item),
+        )
+
+    def _classified(self, arrival: _Arrival, frame: "Frame", timings: "Timings") -> RecordDraft:
+        is_live = isinstance(arrival.item, FrameItem) and arrival.item.is_live
+        prediction = self._classifier.classify_frame(frame, timings, previous=self._previous)
+        if is_live:
+            from hffnet.runtime.gates import fingerprint_from_frame
+
+            self._previous = fingerprint_from_frame(frame)
+        taxonomy = self._classifier.bundle.manifest.taxonomy
+        details = {**_evidence(prediction, taxonomy), **(self._facts(arrival.item) or {})}
+        return draft_from_prediction(
+            prediction,
+            taxonomy,
+            item=arrival.item,
+            bundle_sha256=self._classifier.bundle.sha256,
+            settings_sha256=self._settings_sha256,
+            details=details or None,
+        )
+
+    def _facts(self, item: Item | FrameItem) -> dict[str, Json] | None:
+        """What a live source says of the frame, with its age now that it is decided on."""
+        if isinstance(item, Item) or item.facts is None:
+            return None
+        dropped = item.facts.get("dropped")
+        if isinstance(dropped, dict):
+            self.dropped.update(dropped)
+        return {"live": {**item.facts, "age_ms": round((monotonic() - item.settled_at) * 1e3, 3)}}
+
+
+def _evidence(prediction: "Prediction", taxonomy: "Taxonomy") -> dict[str, Json]:
+    """Where in the picture the answer comes from: the map whose mean is the logit of the answer's last class."""
+    decision = prediction.decision
+    if decision is None or prediction.evidence is None:
+        return {}
+    depth = max(len(decision.answer), 1) - 1
+    name = decision.path[depth]
+    grid = prediction.evidence[taxonomy.slices()[depth].start + taxonomy.levels[depth].classes.index(name)]
+    return {"evidence": {"class": name, "map": [[round(float(value), 3) for value in row] for row in grid]}}

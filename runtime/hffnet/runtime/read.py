@@ -9,17 +9,19 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
+
 from hffnet.runtime.errors import FrameError
-from hffnet.runtime.frame import Frame, GreyPixels
+from hffnet.runtime.frame import Acquisition, Frame, GreyPixels
 from hffnet.runtime.infobar import BarSetting, crop_of
 from hffnet.runtime.limits import Limits
-from hffnet.runtime.metadata import VENDOR_TAGS, described_from_sidecar, described_from_tags, sidecars_of
+from hffnet.runtime.metadata import VENDOR_TAGS, Described, described_from_sidecar, described_from_tags, sidecars_of
 from hffnet.runtime.raster import MAGIC as RASTER_MAGIC
 from hffnet.runtime.raster import grey_from_raster
 from hffnet.runtime.tiff import MAGIC as TIFF_MAGIC
 from hffnet.runtime.tiff import tiff_frame_from_bytes
 
-__all__ = ["BarSetting", "Limits", "frame_from_bytes", "read_frame"]
+__all__ = ["BarSetting", "Limits", "frame_from_bytes", "frame_from_pixels", "read_frame"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +80,40 @@ def frame_from_bytes(
         crop=crop_of(pixels, described, bar, name),
         name=name,
         sha256=hashlib.sha256(data).hexdigest(),
+        acquisition=described.acquisition,
+    )
+
+
+def frame_from_pixels(
+    pixels: GreyPixels,
+    name: str,
+    *,
+    acquisition: Acquisition | None = None,
+    bar: BarSetting | None = None,
+    limits: Limits = _DEFAULT_LIMITS,
+) -> Frame:
+    """A frame of pixels that came without a file: from a camera, the screen or a program.
+
+    Args:
+        pixels: (H, W), as captured.
+        name: for people, records and error sentences.
+        acquisition: what is known of how it was taken.
+        bar: what is known of this instrument's info bar.
+        limits: bounds.
+
+    Raises:
+        FrameError: over a limit.
+    """
+    height, width = pixels.shape
+    limits.check_picture(width, height, 1, pixels.itemsize, name)
+    described = Described(acquisition=acquisition or Acquisition())
+    digest = hashlib.sha256(f"{pixels.dtype.str} {height} {width} ".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return Frame(
+        pixels=pixels,
+        crop=crop_of(pixels, described, bar, name),
+        name=name,
+        sha256=digest.hexdigest(),
         acquisition=described.acquisition,
     )
 

@@ -14,14 +14,17 @@ import numpy as np
 
 Kind = Literal["result", "override", "event"]
 """``result``: a frame's outcome. ``override``: a person's decision on an earlier row (``refers_to``). ``event``: what
-happened to the service. The last two are reserved: nothing writes them yet."""
+happened to the service; ``name`` is one of ``EventName``."""
+
+EventName = Literal["start", "stop", "degraded", "recovered", "clock_jump", "source_lost", "source_back", "archived"]
+"""``degraded``: records could not be written for a while. ``archived``: rows were moved to an archive file."""
 
 Status = Literal["classified", "not_classified", "failed"]
 """``not_classified``: a gate refused the frame. ``failed``: it could not be read or processed."""
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
-ROW_VERSION = 1
+ROW_VERSION = 2
 """Which fields a row's hash covers (``hashed_fields``); grows with the table, old rows keep theirs."""
 
 GENESIS = "0" * 64
@@ -46,6 +49,7 @@ class RecordDraft:
         timings_ms: by stage; ``waited`` is from settled to the start of reading and queues included. The commit itself
             cannot stand in its own row.
         refers_to, person: of an override.
+        details: what only some rows have: capture facts of a live frame, evidence of the answer, an event's figures.
     """
 
     kind: Kind = "result"
@@ -69,6 +73,7 @@ class RecordDraft:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     refers_to: int | None = None
     person: str | None = None
+    details: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +100,23 @@ class Record(RecordDraft):
 DRAFT_FIELDS = tuple(f.name for f in fields(RecordDraft))
 RECORD_FIELDS = tuple(f.name for f in fields(Record))
 JSON_FIELDS = frozenset(
-    ("class_path", "answer", "confidence", "probabilities", "crop", "acquisition", "gates", "engine", "timings_ms")
+    (
+        "class_path",
+        "answer",
+        "confidence",
+        "probabilities",
+        "crop",
+        "acquisition",
+        "gates",
+        "engine",
+        "timings_ms",
+        "details",
+    )
 )
-_HASHED_FIELDS = {1: tuple(name for name in RECORD_FIELDS if name != "hash")}
+_HASHED_FIELDS = {
+    1: tuple(name for name in RECORD_FIELDS if name not in {"hash", "details"}),
+    2: tuple(name for name in RECORD_FIELDS if name != "hash"),
+}
 
 
 def canonical_json(value: Json) -> str:

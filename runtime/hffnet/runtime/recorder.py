@@ -11,11 +11,11 @@ from threading import Event, Thread
 from time import monotonic
 
 from hffnet.runtime.errors import RecordError
+from hffnet.runtime.events import ClockWatch, draft_from_event
 from hffnet.runtime.hand_over import HandOver
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.sinks.delivery import Delivery
-from hffnet.runtime.sources import Item
 from hffnet.runtime.stage_times import StageTimes
 
 _log = logging.getLogger(__name__)
@@ -37,20 +37,35 @@ class Recorder:
     """
 
     def __init__(
-        self, store: RecordStore, deliveries: Sequence[Delivery], stop: Event, on_record: OnRecord | None
+        self,
+        store: RecordStore,
+        deliveries: Sequence[Delivery],
+        stop: Event,
+        on_record: OnRecord | None,
+        clock_watch: ClockWatch | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.times = StageTimes()
         self.num_unrecorded = 0
         self.error: BaseException | None = None
         self._store, self._deliveries, self._stop, self._on_record = store, deliveries, stop, on_record
-        self._drafts = HandOver[tuple[Item, RecordDraft]](_QUEUE)
+        self._clock_watch = clock_watch or ClockWatch()
+        self._drafts = HandOver[tuple[float | None, RecordDraft]](_QUEUE)
         self._thread = Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def put(self, item: Item, draft: RecordDraft) -> bool:
-        """Hand a result over, waiting while two are uncommitted; False when the thread has ended."""
-        return self._drafts.put((item, draft))
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until ``put`` would not wait, at most so long; whether it would not."""
+        return self._drafts.wait_for_room(timeout_s)
+
+    def put(self, draft: RecordDraft, settled_at: float | None = None) -> bool:
+        """Hand a row over, waiting while two are uncommitted; False when the thread has ended.
+
+        Args:
+            draft: the row.
+            settled_at: monotonic seconds from which the total latency of a result counts; None for events.
+        """
+        return self._drafts.put((settled_at, draft))
 
     def finish(self) -> None:
         """Wait until what was handed over is committed, or given up after a stop."""
@@ -66,23 +81,36 @@ class Recorder:
         finally:
             self._drafts.refuse()
 
-    def _record(self, item: Item, draft: RecordDraft) -> None:
+    def _record(self, settled_at: float | None, draft: RecordDraft) -> None:
+        jump_s = self._clock_watch.jump_s()
+        if jump_s is not None:
+            sentence = f"the clock was set {'forward' if jump_s > 0 else 'back'} by {abs(jump_s):.1f} s"
+            _log.warning("%s; order and durations of records are not touched", sentence)
+            self._event(draft_from_event("clock_jump", sentence, details={"seconds": round(jump_s, 3)}))
         began = monotonic()
         record = self._committed(draft)
         if record is None:
-            self.num_unrecorded += 1
+            self.num_unrecorded += draft.kind == "result"
             return
-        ended = monotonic()
-        self.counts[record.status or record.kind] += 1
-        own = {"record": (ended - began) * 1e3, "total": (ended - item.settled_at) * 1e3}
-        self.times.add({**draft.timings_ms, **own})
+        if record.kind == "result" and settled_at is not None:
+            ended = monotonic()
+            self.counts[str(record.status)] += 1
+            own = {"record": (ended - began) * 1e3, "total": (ended - settled_at) * 1e3}
+            self.times.add({**draft.timings_ms, **own})
         for delivery in self._deliveries:
             delivery.notify(record.seq)
         if self._on_record:
             self._on_record(record, self.times)
 
+    def _event(self, draft: RecordDraft) -> None:
+        """Events are worth a row, not a standstill: one that cannot be written is told in the log alone."""
+        try:
+            self._store.append(draft)
+        except RecordError as error:
+            _log.warning("event %s is not on record: %s", draft.name, error)
+
     def _committed(self, draft: RecordDraft) -> Record | None:
-        pause_s = 0.0
+        pause_s, began = 0.0, monotonic()
         while True:
             try:
                 record = self._store.append(draft)
@@ -94,5 +122,8 @@ class Recorder:
                 pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             else:
                 if pause_s:
-                    _log.warning("results can be written again")
+                    seconds = monotonic() - began
+                    sentence = f"records could not be written for {seconds:.1f} s; results waited and none was lost"
+                    _log.warning("%s", sentence)
+                    self._event(draft_from_event("degraded", sentence, details={"seconds": round(seconds, 3)}))
                 return record

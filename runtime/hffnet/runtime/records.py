@@ -6,6 +6,7 @@ row counter, and a chain that was recomputed from some row on; both show where `
 a head noted elsewhere (a laboratory journal, a signed export).
 """
 
+import hashlib
 import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ from hffnet.runtime.record import (
     row_hash,
     text_from_name,
 )
+from hffnet.runtime.records_chain import VerifyReport, why_broken
 from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
@@ -43,27 +45,19 @@ _INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD
 _SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?
     AND bundle_sha256 IS ? AND settings_sha256 IS ?"""
 
+_KEEP_KEYS = """INSERT OR IGNORE INTO archived_inputs SELECT
+    input_key(input_path, input_mtime_ns, input_size, bundle_sha256, settings_sha256)
+    FROM records WHERE seq <= ? AND kind = 'result' AND input_path IS NOT NULL"""
+_ARCHIVED = "SELECT 1 FROM archived_inputs WHERE key = ?"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
-    """What a walk along the chain found.
+class Archived:
+    """The last row that was moved to an archive; 0 and the genesis hash where none was."""
 
-    Attributes:
-        num_rows: how many rows were walked.
-        head: hash of the last row; note it elsewhere to prove later that nothing was cut off.
-        broken_seq: the first row that does not fit; None where all do.
-        reason: what does not fit.
-    """
-
-    num_rows: int
-    head: str
-    broken_seq: int | None = None
-    reason: str | None = None
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether every row fits."""
-        return self.broken_seq is None
+    last_seq: int = 0
+    last_hash: str = GENESIS
+    file_name: str | None = None
 
 
 class RecordStore:
@@ -102,6 +96,22 @@ class RecordStore:
             raise RecordError(f"{path} cannot be opened as a records file ({error}); name another file") from error
         return cls(path, writer, reader)
 
+    @staticmethod
+    def check(path: Path) -> None:
+        """Look at a records file without touching it.
+
+        Raises:
+            RecordError: it is not one, or a newer version wrote it.
+        """
+        try:
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+            try:
+                _schema_version(connection, path)
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise RecordError(f"{path} cannot be opened as a records file ({error}); name another file") from error
+
     def append(self, draft: RecordDraft) -> Record:
         """Commit a row and return it; a result that is there already is returned, not written again.
 
@@ -122,7 +132,10 @@ class RecordStore:
         """Whether this version of a file has a result, of whatever status, under this bundle and these settings."""
         key = (text_from_name(str(path)), mtime_ns, size, bundle_sha256, settings_sha256)
         with self._read_lock:
-            return self._reader.execute(_SAME, key).fetchone() is not None
+            return (
+                self._reader.execute(_SAME, key).fetchone() is not None
+                or self._reader.execute(_ARCHIVED, (_input_key(*key),)).fetchone() is not None
+            )
 
     def iterate(self, after: int = 0, limit: int | None = None) -> Iterator[Record]:
         """Records with ``seq`` above ``after``, in order; rows that are added meanwhile are included."""
@@ -140,12 +153,81 @@ class RecordStore:
         for record in self.iterate(after=seq - 1, limit=1):
             if record.seq == seq:
                 return record
+        if 0 < seq <= (archived := self.archived()).last_seq:
+            raise RecordError(f"record {seq} was moved to an archive ({archived.file_name} or one before it)")
         raise RecordError(f"{self.path} has no record {seq}; its last is {self.last_seq()}")
 
     def last_seq(self) -> int:
         """Number of the last record; 0 where there is none."""
         with self._read_lock:
             return int(self._reader.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
+
+    def overrides(self, seq: int) -> list[Record]:
+        """What people decided on a result, oldest first; the last one counts."""
+        query = f"SELECT {_COLUMNS} FROM records WHERE refers_to = ? AND kind = 'override' ORDER BY seq"  # noqa: S608
+        with self._read_lock:
+            return [_record_from_row(row) for row in self._reader.execute(query, (seq,)).fetchall()]
+
+    def last_seq_before(self, created_utc: str) -> int:
+        """Number of the last row of an unbroken run from the first that were all created before a time."""
+        with self._read_lock:
+            found = self._reader.execute("SELECT min(seq) FROM records WHERE created_utc >= ?", (created_utc,))
+            first_kept = found.fetchone()[0]
+        return self.last_seq() if first_kept is None else int(first_kept) - 1
+
+    def used_bytes(self) -> int:
+        """What rows and indices take in the file; pages freed by archiving are used again before it grows."""
+        with self._read_lock:
+            pages, free, size = (
+                int(self._reader.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        return (pages - free) * size
+
+    def archived(self) -> Archived:
+        """The last row that is in an archive."""
+        query = "SELECT last_seq, last_hash, file_name FROM archives ORDER BY last_seq DESC LIMIT 1"
+        with self._read_lock:
+            row = self._reader.execute(query).fetchone()
+        return Archived(**dict(row)) if row else Archived()
+
+    def drop_archived(self, last_seq: int, last_hash: str, file_name: str, file_sha256: str) -> Record:
+        """Remove rows that stand in an archive, note where the chain goes on, and append the event that says so.
+
+        Raises:
+            RecordError: ``last_hash`` is not that row's, or the file cannot be written; nothing was removed.
+        """
+        archive: dict[str, Json] = {"last_seq": last_seq, "last_hash": last_hash}
+        archive |= {"file_name": file_name, "file_sha256": file_sha256}
+        reason = f"records up to {last_seq} were moved to {file_name}"
+        event = RecordDraft(kind="event", status=None, name="archived", reason=reason, details=archive)
+        try:
+            with self._write_lock, _transaction(self._writer):
+                self._writer.create_function("input_key", 5, _input_key, deterministic=True)
+                row = self._writer.execute("SELECT hash FROM records WHERE seq = ?", (last_seq,)).fetchone()
+                if row is None or row["hash"] != last_hash:
+                    raise RecordError(
+                        f"{file_name} does not end with record {last_seq} of {self.path}; nothing was removed"
+                    )
+                self._writer.execute(_KEEP_KEYS, (last_seq,))
+                self._writer.execute("DELETE FROM records WHERE seq <= ?", (last_seq,))
+                self._writer.execute(
+                    "INSERT INTO archives (last_seq, last_hash, file_name, file_sha256) VALUES (?, ?, ?, ?)",
+                    tuple(archive.values()),
+                )
+                return self._insert(event)
+        except sqlite3.Error as error:
+            raise RecordError(f"{self.path} cannot be written ({error}); nothing was removed") from error
+
+    def cursors(self) -> dict[str, int]:
+        """Every sink that ever followed these records and what it has delivered."""
+        with self._read_lock:
+            return {str(sink): int(seq) for sink, seq in self._reader.execute("SELECT sink, seq FROM cursors")}
+
+    def forget_cursor(self, sink: str) -> bool:
+        """Forget a sink that is gone for good, so that it holds no rows back; False where it was not known."""
+        with self._read_lock:
+            return self._reader.execute("DELETE FROM cursors WHERE sink = ?", (sink,)).rowcount > 0
 
     def cursor(self, sink: str) -> int:
         """Number of the last record that a sink has delivered; 0 for a new sink."""
@@ -162,21 +244,26 @@ class RecordStore:
             raise RecordError(f"the cursor of {sink} cannot be written to {self.path} ({error})") from error
 
     def verify(self) -> VerifyReport:
-        """Walk the chain and name the first row that does not fit."""
-        num_rows, head, after = 0, GENESIS, 0
-        while page := self._page(after, _PAGE):
+        """Walk the chain and name the first row that does not fit; archived rows are proven in their archives."""
+        archived = self.archived()
+        num_rows, head, seq = 0, archived.last_hash, archived.last_seq
+        is_told = archived.last_seq == 0
+        while page := self._page(seq, _PAGE):
             for row in page:
-                reason = _why_broken(row, num_rows + 1, head)
+                reason = why_broken(dict(row), seq + 1, head)
                 if reason:
-                    return VerifyReport(num_rows=num_rows, head=head, broken_seq=num_rows + 1, reason=reason)
-                num_rows, head = num_rows + 1, str(row["hash"])
-            after = int(page[-1]["seq"])
+                    return VerifyReport(num_rows=num_rows, head=head, broken_seq=seq + 1, reason=reason)
+                is_told = is_told or _tells_of(row, archived)
+                num_rows, head, seq = num_rows + 1, str(row["hash"]), seq + 1
         with self._read_lock:
             counter = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-        if counter and counter[0] > num_rows:
-            reason = f"records {num_rows + 1} to {counter[0]} were written and are gone"
-            return VerifyReport(num_rows=num_rows, head=head, broken_seq=num_rows + 1, reason=reason)
-        return VerifyReport(num_rows=num_rows, head=head)
+        reason = None
+        if counter and counter[0] > seq:
+            reason = f"records {seq + 1} to {counter[0]} were written and are gone"
+        elif not is_told:
+            reason = f"no record tells of the archive {archived.file_name}"
+        broken = seq + 1 if reason else None
+        return VerifyReport(num_rows=num_rows, head=head, broken_seq=broken, reason=reason)
 
     def close(self) -> None:
         """Close the file; committed rows stay, of course."""
@@ -205,6 +292,10 @@ class RecordStore:
     def _insert(self, draft: RecordDraft) -> Record:
         last = self._writer.execute("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1").fetchone()
         counter = self._writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+        if last is None:  # a new file, or one whose rows were all archived
+            last = self._writer.execute(
+                "SELECT last_hash AS hash FROM archives ORDER BY last_seq DESC LIMIT 1"
+            ).fetchone()
         row: dict[str, Json] = {name: _stored(name, getattr(draft, name)) for name in DRAFT_FIELDS}
         row |= {
             "seq": (counter["seq"] if counter else 0) + 1,
@@ -239,17 +330,22 @@ def _use_log(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     connection.execute(f"PRAGMA synchronous = {synchronous}")
 
 
+def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if owner != APPLICATION_ID and not is_empty:
+        raise RecordError(f"{path} is an SQLite file of another program; name another file for the records")
+    if found > len(MIGRATIONS):
+        raise RecordError(
+            f"{path} has schema version {found}, this hffnet knows up to {len(MIGRATIONS)}: use a newer hffnet"
+        )
+    return found
+
+
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     with _transaction(connection):
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
-        is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if owner != APPLICATION_ID and not is_empty:
-            raise RecordError(f"{path} is an SQLite file of another program; name another file for the records")
-        if found > len(MIGRATIONS):
-            raise RecordError(
-                f"{path} has schema version {found}, this hffnet knows up to {len(MIGRATIONS)}: use a newer hffnet"
-            )
+        found = _schema_version(connection, path)
         for migration in MIGRATIONS[found:]:
             for statement in migration:
                 connection.execute(statement)
@@ -287,16 +383,16 @@ def _record_from_row(row: sqlite3.Row | Mapping[str, Json]) -> Record:
     return Record(**values)
 
 
-def _why_broken(row: sqlite3.Row, expected_seq: int, prev_hash: str) -> str | None:
-    if row["seq"] != expected_seq:
-        return f"record {expected_seq} is missing"
-    if row["prev_hash"] != prev_hash:
-        return "it does not follow the record before it: one of the two was replaced"
-    try:
-        computed = row_hash(dict(row), int(row["row_version"]))
-    except (KeyError, ValueError, TypeError) as error:
-        return f"its hash cannot be computed ({error!r}): a field was changed, or a newer hffnet wrote it"
-    return None if computed == row["hash"] else "its content does not match its hash: a field was changed"
+def _tells_of(row: sqlite3.Row, archived: Archived) -> bool:
+    if row["kind"] != "event" or row["name"] != "archived":
+        return False
+    details = loads(row["details"])
+    return bool(details["last_seq"] == archived.last_seq and details["last_hash"] == archived.last_hash)
+
+
+def _input_key(*key: Json) -> bytes:
+    """16 bytes for path, modification time, size, bundle and settings."""
+    return hashlib.sha256(canonical_json(key).encode()).digest()[:16]
 
 
 def _hffnet_version() -> str:

@@ -10,6 +10,7 @@ from hffnet.runtime.commands import JsonOption, print_json, print_tables
 from hffnet.runtime.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
+    from hffnet.runtime.record import Record
     from hffnet.runtime.records import RecordStore
 
 records = typer.Typer(no_args_is_help=True, help="Look at the records of `hffnet run`, export and verify them.")
@@ -46,20 +47,84 @@ def list_records(
             escape(record.name),
             escape("/".join(record.answer) or ("unsure" if record.class_path else record.status or record.kind)),
             " ".join(f"{share:.3f}" for share in record.confidence),
-            escape(record.reason or ""),
+            escape(_note(record)),
         )
     print_tables([table])
 
 
+def _note(record: "Record") -> str:
+    if record.kind != "override":
+        return record.reason or ""
+    return f"{record.person} on record {record.refers_to}{': ' if record.reason else ''}{record.reason or ''}"
+
+
 @records.command("show")
 def show(file: FileArgument, seq: Annotated[int, typer.Argument(min=1, help="Number of the record.")]) -> None:
-    """Everything one record holds, as JSON."""
+    """Everything one record holds, as JSON, and under ``decided`` what people said of it since."""
     import json
 
     from hffnet.runtime.result import record_json
 
     with _opened(file) as store:
-        typer.echo(json.dumps(record_json(store.get(seq)), indent=2))
+        document = record_json(store.get(seq))
+        document["decided"] = [
+            {"seq": row.seq, "person": row.person, "answer": list(row.answer), "reason": row.reason}
+            for row in store.overrides(seq)
+        ]
+    typer.echo(json.dumps(document, indent=2))
+
+
+@records.command("override")
+def override(
+    file: FileArgument,
+    seq: Annotated[int, typer.Argument(min=1, help="Number of the result that is decided on.")],
+    *,
+    person: Annotated[str, typer.Option("--person", metavar="NAME", help="Who decides.", show_default=False)],
+    decision: Annotated[
+        str, typer.Option("--decision", metavar="accept|CLASS/PATH", help="Accept, or what it is.", show_default=False)
+    ],
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why; needed unless accepted.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a person's decision on a result on record: a new row, the result itself stays as it is."""
+    from hffnet.runtime.overrides import draft_from_override
+    from hffnet.runtime.result import record_json
+
+    with _opened(file) as store:
+        row = store.append(draft_from_override(store.get(seq), person=person, decision=decision, reason=reason))
+    if as_json:
+        print_json({"command": "records override", "record": record_json(row)})
+    else:
+        typer.echo(f"record {row.seq}: {row.person} decided {'/'.join(row.answer)} on record {seq}")
+
+
+@records.command("archive")
+def archive(
+    file: FileArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where archives go.", show_default=False)],
+    *,
+    keep_days: Annotated[float | None, typer.Option("--keep-days", min=0.0, help="Keep younger rows.")] = None,
+    max_mb: Annotated[float | None, typer.Option("--max-mb", min=0.0, help="Keep at most so many MiB of rows.")] = None,
+    forget_sink: Annotated[
+        list[str] | None, typer.Option("--forget-sink", metavar="NAME", help="A sink that is gone for good.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move the oldest rows to a JSONL archive that is proven whole first; rows a sink still waits for stay."""
+    from hffnet.runtime.records_archive import Retention, tidy
+
+    if keep_days is None and max_mb is None:
+        raise ConfigError("nothing says what may move; give --keep-days DAYS, --max-mb MIB or both")
+    with _opened(file) as store:
+        for name in forget_sink or ():
+            if not store.forget_cursor(name):
+                raise ConfigError(f"no sink is called {name!r}; known are {', '.join(store.cursors()) or 'none'}")
+        path = tidy(store, Retention(archive=folder, keep_days=keep_days, max_mb=max_mb))
+        last_seq = store.archived().last_seq
+    if as_json:
+        print_json({"command": "records archive", "archive": str(path) if path else None, "archived_to": last_seq})
+    else:
+        typer.echo(f"records up to {last_seq} are now in {path}" if path else "nothing had to move")
 
 
 @records.command("export")
@@ -87,10 +152,16 @@ def export(
 def verify(file: FileArgument, *, as_json: JsonOption = False) -> None:
     """Walk the chain of hashes; exit code 1 where a record was changed or removed.
 
-    Note the head it prints elsewhere: only that proves later that no records were cut off at the end.
+    Note the head it prints elsewhere: only that proves later that no records were cut off at the end. A file that
+    ends in .jsonl is taken for an archive or a full export.
     """
-    with _opened(file) as store:
-        report = store.verify()
+    if file.suffix == ".jsonl":
+        from hffnet.runtime.records_archive import verify_archive
+
+        report = verify_archive(file)
+    else:
+        with _opened(file) as store:
+            report = store.verify()
     if as_json:
         print_json({"command": "records verify", "is_sound": report.is_sound, **asdict(report)})
     elif report.is_sound:

@@ -43,5 +43,22 @@ CREATE UNIQUE INDEX results_once ON records
 """
 _CURSORS = "CREATE TABLE cursors (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((_RECORDS, _ONCE, _CURSORS),)
+_DETAILS = "ALTER TABLE records ADD COLUMN details TEXT"
+# Where the chain goes on after its first rows were moved to an archive: one row per archive.
+_ARCHIVES = """
+CREATE TABLE archives (
+    last_seq INTEGER PRIMARY KEY,
+    last_hash TEXT NOT NULL,
+    file_name TEXT NOT NULL,
+    file_sha256 TEXT NOT NULL
+)
+"""
+# 16 bytes per archived result: a file that still lies in a watched folder stays done.
+_ARCHIVED_INPUTS = "CREATE TABLE archived_inputs (key BLOB PRIMARY KEY) WITHOUT ROWID"
+_OVERRIDES = "CREATE INDEX overrides_of ON records (refers_to) WHERE refers_to IS NOT NULL"
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (_RECORDS, _ONCE, _CURSORS),
+    (_DETAILS, _ARCHIVES, _ARCHIVED_INPUTS, _OVERRIDES),
+)
 """Statements that take a file from schema version n to n + 1; ``PRAGMA user_version`` counts them."""

@@ -3,10 +3,11 @@
 ``hffnet classify --json``, the JSONL sink and ``hffnet records`` print the same fields with the same names.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hffnet.runtime.record import Json, Record, RecordDraft, Status, plain, text_from_name
-from hffnet.runtime.sources import Item
+from hffnet.runtime.sources import FrameItem, Item
 
 if TYPE_CHECKING:
     from hffnet.runtime.classifier import Prediction
@@ -20,9 +21,10 @@ def draft_from_prediction(
     prediction: "Prediction",
     taxonomy: "Taxonomy",
     *,
-    item: Item | None = None,
+    item: Item | FrameItem | None = None,
     bundle_sha256: str | None = None,
     settings_sha256: str | None = None,
+    details: Mapping[str, Json] | None = None,
 ) -> RecordDraft:
     """The record of a frame that was read, whether a gate refused it or it was classified."""
     decision = prediction.decision
@@ -35,9 +37,9 @@ def draft_from_prediction(
         status=status,
         reason=prediction.not_classified,
         name=text_from_name(item.name if item else prediction.name),
-        input_path=text_from_name(str(item.path)) if item else None,
-        input_size=item.stamp.size if item else None,
-        input_mtime_ns=item.stamp.mtime_ns if item else None,
+        input_path=text_from_name(str(item.path)) if item and item.path else None,
+        input_size=item.stamp.size if item and item.stamp else None,
+        input_mtime_ns=item.stamp.mtime_ns if item and item.stamp else None,
         input_sha256=prediction.sha256,
         class_path=decision.path if decision else (),
         answer=decision.answer if decision else (),
@@ -50,23 +52,31 @@ def draft_from_prediction(
         bundle_sha256=bundle_sha256,
         settings_sha256=settings_sha256,
         timings_ms=prediction.timings_ms,
+        details=details,
     )
 
 
 def draft_from_failure(
-    item: Item, reason: str, *, timings_ms: dict[str, float], bundle_sha256: str, settings_sha256: str
+    item: Item | FrameItem,
+    reason: str,
+    *,
+    timings_ms: dict[str, float],
+    bundle_sha256: str,
+    settings_sha256: str,
+    details: Mapping[str, Json] | None = None,
 ) -> RecordDraft:
     """The record of an item that could not be read or processed."""
     return RecordDraft(
         status="failed",
         reason=text_from_name(reason),
         name=text_from_name(item.name),
-        input_path=text_from_name(str(item.path)),
-        input_size=item.stamp.size,
-        input_mtime_ns=item.stamp.mtime_ns,
+        input_path=text_from_name(str(item.path)) if item.path else None,
+        input_size=item.stamp.size if item.stamp else None,
+        input_mtime_ns=item.stamp.mtime_ns if item.stamp else None,
         bundle_sha256=bundle_sha256,
         settings_sha256=settings_sha256,
         timings_ms=timings_ms,
+        details=details,
     )
 
 
@@ -100,9 +110,15 @@ def record_json(record: RecordDraft) -> dict[str, Json]:
         "timings_ms": plain(record.timings_ms),
         "refers_to": record.refers_to,
         "person": record.person,
+        "details": plain(record.details),
     }
     if isinstance(record, Record):
-        document |= {"hffnet_version": record.hffnet_version, "prev_hash": record.prev_hash, "hash": record.hash}
+        document |= {
+            "hffnet_version": record.hffnet_version,
+            "row_version": record.row_version,
+            "prev_hash": record.prev_hash,
+            "hash": record.hash,
+        }
     return document
 
 

@@ -1,16 +1,19 @@
 """``hffnet run``: classify what a source offers, live, until it ends or a signal comes."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hffnet.runtime.commands import (
-    BundleArgument,
+    EngineChoice,
     EngineOption,
     JsonOption,
+    PrecisionChoice,
     PrecisionOption,
     ThreadsOption,
     print_json,
@@ -20,21 +23,40 @@ from hffnet.runtime.errors import ConfigError
 if TYPE_CHECKING:
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.pipeline import RunSummary
+    from hffnet.runtime.record import EventName, Json, Record
+    from hffnet.runtime.recorder import OnRecord
     from hffnet.runtime.records import RecordStore
+    from hffnet.runtime.run_settings import RunSettings
+    from hffnet.runtime.service import Service
     from hffnet.runtime.sinks import Sink
+    from hffnet.runtime.stage_times import StageTimes
+
+_log = logging.getLogger(__name__)
+_TIDY_S = 600.0
+_WITH_CONFIG = ("records", "csv", "jsonl", "engine", "precision", "threads")
 
 
 def run(
-    bundle: BundleArgument,
+    context: typer.Context,
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="A *.hffnet file.", show_default=False)
+    ] = None,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SOURCE",
-            help="A folder to watch, a file, dir:FOLDER?pattern=*.tif&recursive=1, or glob:PATTERN.",
+            metavar="[SOURCE]",
+            help="A folder to watch, a file, dir:FOLDER?pattern=*.tif&recursive=1, glob:PATTERN, video:FILE, "
+            "v4l2:/dev/v4l/by-id/…, rtsp://…, screen:LEFT,TOP,WIDTH,HEIGHT, or - for length-prefixed frames on stdin.",
             show_default=False,
         ),
-    ],
+    ] = None,
     *,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="All settings in one TOML file instead.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check settings, bundle and engine, start nothing, write nothing.")
+    ] = False,
     records: Annotated[Path, typer.Option("--records", metavar="FILE", help="Audit trail, continued.")] = Path(
         "records.sqlite"
     ),
@@ -56,61 +78,225 @@ def run(
     The first Ctrl-C or SIGTERM finishes the frame in hand and exits with 0, a second one ends at once with 5. Started
     again, it goes on where it stopped.
     """
-    if as_json and jsonl == "-":
-        raise ConfigError("--json and --jsonl - both want stdout; give --jsonl a file")
-    from hffnet.runtime.classifier import Classifier
-    from hffnet.runtime.records import RecordStore
-    from hffnet.runtime.signals import stop_on_signals
+    from hffnet.runtime import run_settings
 
+    if config is not None:
+        given = [f"--{name}" for name in _WITH_CONFIG if _is_given(context, name)]
+        given += [name for name, value in (("BUNDLE", bundle), ("SOURCE", source)) if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)} cannot stand beside --config; say it in {config}")
+        settings = run_settings.settings_from_toml(config)
+    elif bundle is None or source is None:
+        raise ConfigError("nothing to run; give BUNDLE and SOURCE, or --config FILE")
+    else:
+        settings = run_settings.RunSettings(
+            bundle=bundle,
+            source=source,
+            engine=run_settings.EngineChoice(name=engine, precision=precision, threads=threads),
+            records=run_settings.RecordsChoice(file=records),
+            sinks=run_settings.SinksChoice(csv=csv, jsonl=Path(jsonl) if jsonl is not None else None),
+        )
+    if once or idle_exit is not None:
+        settings = settings.model_copy(update={"idle_exit_s": 0.0 if once else idle_exit})
+    if as_json and str(settings.sinks.jsonl) == "-":
+        raise ConfigError("--json and --jsonl - both want stdout; give --jsonl a file")
+    if check:
+        _check(settings, as_json=as_json)
+    else:
+        _run(settings, as_json=as_json)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _open_classifier(settings: "RunSettings") -> "Classifier":
+    from hffnet.runtime.classifier import Classifier
+
+    choice = settings.engine
+    return Classifier.open(
+        settings.bundle,
+        engine=choice.name,
+        precision=choice.precision,
+        threads=choice.threads,
+        gates=settings.gates,
+    )
+
+
+def _check(settings: "RunSettings", *, as_json: bool) -> None:
+    """Everything that can be known without starting: the engine proves itself, the source and sinks are looked at."""
+    from hffnet.runtime.record import plain
+    from hffnet.runtime.records import RecordStore
+    from hffnet.runtime.sources import open_source
+
+    with _open_classifier(settings) as classifier:
+        engine = plain(classifier.engine)
+        bundle_sha256 = classifier.bundle.sha256
+    open_source(settings.source)
+    file = settings.records.file.absolute()
+    if file.exists():
+        RecordStore.check(file)
+    elif not file.parent.is_dir():
+        raise ConfigError(f"the records' folder {file.parent} does not exist; create it")
+    _remote_sinks(settings)  # secrets are there, extras are installed; nothing connects yet
+    if as_json:
+        document = settings.public().model_dump(mode="json")
+        print_json({"command": "run --check", "settings": document, "engine": engine, "bundle_sha256": bundle_sha256})
+    else:
+        typer.echo(f"sound: {settings.bundle} on {settings.public().source}; records in {file}")
+
+
+def _run(settings: "RunSettings", *, as_json: bool) -> None:
+    from hffnet.runtime.records import RecordStore
+    from hffnet.runtime.service import Service
+    from hffnet.runtime.signals import stop_on_signals
+    from hffnet.runtime.sources import open_source
+
+    open_source(settings.source)  # a mistyped source is told before a record file is made for it
     stop = Event()
     with (
         stop_on_signals(stop),
-        Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier,
-        RecordStore.open(records) as store,
+        Service(settings.watchdog_s) as service,
+        _open_classifier(settings) as classifier,
+        RecordStore.open(settings.records.file) as store,
     ):
-        settings = settings_of_run(engine, precision)
-        summary = _run(classifier, store, source, _sinks(csv, jsonl), settings, stop, 0.0 if once else idle_exit)
+        summary = _stream_on_record(settings, classifier, store, service, stop)
         _tell(summary, classifier, store, as_json=as_json)
 
 
-def _run(
-    classifier: "Classifier",
-    store: "RecordStore",
-    uri: str,
-    sinks: "list[Sink]",
-    settings: str,
-    stop: Event,
-    idle_exit_s: float | None,
+def _stream_on_record(
+    settings: "RunSettings", classifier: "Classifier", store: "RecordStore", service: "Service", stop: Event
 ) -> "RunSummary":
+    """Stream between a ``start`` and a ``stop`` row."""
+    from hffnet.runtime.record import plain
+
+    engine = plain(classifier.engine)
+    shown = settings.public()
+    begin = {"engine": engine, "settings": plain(shown.model_dump(mode="json"))}
+    identity = (classifier.bundle.sha256, settings.sha256())
+    _note(store, "start", f"started on {shown.source}", begin, identity)
+    try:
+        summary = _stream(settings, classifier, store, service, stop)
+    except BaseException as error:
+        _note(store, "stop", f"ended by {type(error).__name__}: {error}", {}, identity)
+        raise
+    how = "on request" if summary.was_stopped else "at the end of the source"
+    figures: dict[str, Json] = {
+        "counts": summary.counts,
+        "dropped": summary.dropped,
+        "unrecorded": summary.num_unrecorded,
+    }
+    _note(store, "stop", f"ended {how}", figures, identity)
+    return summary
+
+
+def _note(
+    store: "RecordStore", event: "EventName", reason: str, details: "dict[str, Json]", identity: tuple[str, str]
+) -> None:
+    """Put an event on record; where that cannot be done the log has it, and results matter more."""
+    from hffnet.runtime.errors import RecordError
+    from hffnet.runtime.events import draft_from_event
+
+    bundle_sha256, settings_sha256 = identity
+    try:
+        store.append(
+            draft_from_event(
+                event, reason, details=details, bundle_sha256=bundle_sha256, settings_sha256=settings_sha256
+            )
+        )
+    except RecordError as error:
+        _log.warning("%s is not on record: %s", event, error)
+
+
+def _stream(
+    settings: "RunSettings", classifier: "Classifier", store: "RecordStore", service: "Service", stop: Event
+) -> "RunSummary":
+    from hffnet.runtime.infobar import BarSetting
     from hffnet.runtime.live_line import LiveLine
     from hffnet.runtime.pipeline import done_in, run_pipeline
     from hffnet.runtime.sources import open_source
 
-    is_done = done_in(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=settings)
-    source = open_source(uri, idle_exit_s=idle_exit_s, is_done=is_done)
-    with LiveLine(uri) as line:
-        return run_pipeline(source, classifier, store, sinks, settings_sha256=settings, stop=stop, on_record=line.show)
+    is_done = done_in(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=settings.sha256())
+    source = open_source(settings.source, idle_exit_s=settings.idle_exit_s, is_done=is_done)
+    name = settings.public().source
+    with LiveLine(name) as line:
+        service.ready(f"classifying {name}")
+        return run_pipeline(
+            source,
+            classifier,
+            store,
+            _sinks(settings),
+            settings_sha256=settings.sha256(),
+            stop=stop,
+            on_record=_with_tidying(line.show, settings, store),
+            bar=BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None,
+            beat=service.beat,
+        )
 
 
-def settings_of_run(engine: str, precision: str) -> str:
-    """Hash of everything that may change a result and is not in the bundle; as asked for, so that "auto" stays so."""
-    from hffnet.runtime.gates import DEFAULT_SETTINGS
-    from hffnet.runtime.record import settings_sha256
+def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore") -> "OnRecord":
+    """Also move old rows to the archive now and then, on the recorder's thread, so that nothing writes meanwhile."""
+    if settings.records.archive is None:
+        return show
+    from hffnet.runtime.errors import RecordError
+    from hffnet.runtime.records_archive import Retention, tidy
 
-    return settings_sha256({"engine": engine, "precision": precision, "gates": DEFAULT_SETTINGS.model_dump()})
+    choice = settings.records
+    retention = Retention(archive=settings.records.archive, keep_days=choice.keep_days, max_mb=choice.max_mb)
+    next_at = monotonic()
+
+    def show_and_tidy(record: "Record", times: "StageTimes") -> None:
+        nonlocal next_at
+        show(record, times)
+        if monotonic() >= next_at:
+            next_at = monotonic() + _TIDY_S
+            try:
+                tidy(store, retention)
+            except (RecordError, OSError) as error:
+                _log.warning("old records stay where they are: %s", error)
+
+    return show_and_tidy
 
 
-def _sinks(csv: Path | None, jsonl: str | None) -> "list[Sink]":
+def settings_of_run(engine: "EngineChoice", precision: "PrecisionChoice") -> str:
+    """Hash of the settings of a run with defaults for everything else."""
+    from hffnet.runtime import run_settings
+
+    choice = run_settings.EngineChoice(name=engine, precision=precision)
+    return run_settings.RunSettings(bundle=Path(), source="", engine=choice).sha256()
+
+
+def _sinks(settings: "RunSettings") -> "list[Sink]":
     from hffnet.runtime.sinks.csv_sink import CsvSink
     from hffnet.runtime.sinks.jsonl_sink import JsonlSink, StdoutSink
 
-    sinks: list[Sink] = []
-    if csv is not None:
-        sinks.append(CsvSink(csv))
-    if jsonl == "-":
-        sinks.append(StdoutSink())
-    elif jsonl is not None:
-        sinks.append(JsonlSink(Path(jsonl)))
+    choice, sinks = settings.sinks, list["Sink"]()
+    if choice.csv is not None:
+        sinks.append(CsvSink(choice.csv))
+    if choice.jsonl is not None:
+        sinks.append(StdoutSink() if str(choice.jsonl) == "-" else JsonlSink(choice.jsonl))
+    if choice.metrics is not None:
+        from hffnet.runtime.sinks.metrics_sink import MetricsSink
+
+        sinks.append(MetricsSink(choice.metrics))
+    if choice.annotated is not None:
+        from hffnet.runtime.sinks.annotated_sink import AnnotatedSink
+
+        sinks.append(AnnotatedSink(choice.annotated.folder))
+    return sinks + _remote_sinks(settings)
+
+
+def _remote_sinks(settings: "RunSettings") -> "list[Sink]":
+    sinks = list["Sink"]()
+    if (hook := settings.sinks.webhook) is not None:
+        from hffnet.runtime.sinks.webhook_sink import WebhookSink, secret_from_file
+
+        sinks.append(WebhookSink(hook.url, secret_from_file(hook.secret_file), hook.timeout_s))
+    if settings.sinks.mqtt is not None:
+        from hffnet.runtime.sinks.mqtt_sink import MqttSink
+
+        sinks.append(MqttSink(settings.sinks.mqtt))
     return sinks
 
 
@@ -133,5 +319,7 @@ def _tell(summary: "RunSummary", classifier: "Classifier", store: "RecordStore",
     for stage, figures in summary.stages_ms.items():
         shown = "  ".join(f"{name} {value:8.2f}" for name, value in figures.items() if name != "num")
         typer.echo(f"  {stage:<10} {shown} ms", err=True)
+    for reason, num in summary.dropped.items():
+        typer.echo(f"  {num} live frames dropped: {reason}", err=True)
     for sink, num in summary.undelivered.items():
         typer.echo(f"  {sink} gets {num} records in the next run", err=True)

@@ -22,7 +22,8 @@ from hffnet.runtime.errors import CheckpointError, ConfigError
 from hffnet.runtime.manifest import Metrics, Sha256
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.runtime.taxonomy import Taxonomy
-from hffnet.train.model import HFFNet2D, ModelConfig, build_model
+from hffnet.train.model import build_model
+from hffnet.train.network import ModelConfig, Network
 from hffnet.train.recipes import Recipe
 from hffnet.train.tensor_file import save_tensors
 
@@ -150,7 +151,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder=folder, config=config, taxonomy=taxonomy, metrics=metrics)
 
 
-def model_from_checkpoint(checkpoint: Checkpoint) -> HFFNet2D:
+def model_from_checkpoint(checkpoint: Checkpoint) -> Network:
     """The trained network in training form, in evaluation mode, on the CPU.
 
     Raises:

@@ -1,9 +1,14 @@
 """``hffnet train``: labelled frames to a checkpoint. Nothing heavy is imported before the command runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hffnet.train.comparison import Comparison
+    from hffnet.train.network import ModelName
+    from hffnet.train.recipes import Recipe
 
 
 def train(
@@ -12,6 +17,15 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="nano (from scratch, minutes), small (frozen ResNet50) or paper.")
     ] = "nano",
+    model: Annotated[
+        str, typer.Option("--model", help="HFFNet_2D, HFFVT, HFFCNN, HFF_CNN_VT or HFF_CNN_Conv_VT.")
+    ] = "HFFNet_2D",
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Train all five networks under the recipe; OUT gets a table and a plot.")
+    ] = False,
+    num_seeds: Annotated[
+        int, typer.Option(min=1, max=10, help="With --ablation: trainings per network, from --seed on.")
+    ] = 1,
     weights: Annotated[
         Path | None, typer.Option(help="Public ResNet weights for the trunk: .safetensors, .pth.")
     ] = None,
@@ -41,7 +55,9 @@ def train(
 
     from hffnet.runtime.dataset import open_dataset
     from hffnet.runtime.split import split_dataset
+    from hffnet.train.ablation import Ablation, train_ablation
     from hffnet.train.loop import train as train_plan
+    from hffnet.train.network import MODEL_NAMES
     from hffnet.train.plan import Plan
     from hffnet.train.progress import progress_on
     from hffnet.train.recipes import altered, recipe_by_name
@@ -49,11 +65,21 @@ def train(
     console = Console(stderr=True)
     fractions = (1.0 - val_fraction - test_fraction, val_fraction, test_fraction)
     dataset = split_dataset(open_dataset(data), split_seed, fractions)
-    chosen = altered(
-        recipe_by_name(recipe, dataset.taxonomy.num_classes), freeze=freeze, epochs=epochs, batch_size=batch_size
-    )
-    plan = Plan(dataset=dataset, recipe=chosen, weights=weights, seed=seed, split_seed=split_seed)
+
+    def recipe_of(name: str) -> "Recipe":
+        made = recipe_by_name(recipe, dataset.taxonomy.num_classes, name)
+        # In an ablation the option is meant for the four networks that have a trunk.
+        held = None if ablation and name == "HFFVT" else freeze
+        return altered(made, freeze=held, epochs=epochs, batch_size=batch_size)
+
+    plan = Plan(dataset=dataset, recipe=recipe_of(model), weights=weights, seed=seed, split_seed=split_seed)
     with progress_on(console) as watcher:
+        if ablation:
+            recipes: dict[ModelName, Recipe] = {name: recipe_of(name) for name in MODEL_NAMES}
+            task = Ablation(plan=plan, recipes=recipes, num_seeds=num_seeds)
+            compared = train_ablation(task, out, device=device, threads=threads, resume=resume, watcher=watcher)
+            _show_comparison(out, compared, as_json=as_json)
+            return
         train_plan(plan, out, device=device, threads=threads, resume=resume, watcher=watcher)
     _show(out, as_json=as_json)
 
@@ -84,3 +110,13 @@ def _show(folder: Path, *, as_json: bool) -> None:
             )
             typer.echo(f"{name:4}  {scores.num_frames} frames  HF1 {scores.hf1:.4f}  FPA {scores.fpa:.4f}  {levels}")
     typer.echo(f"checkpoint {folder} (epoch {metrics.best_epoch + 1})")
+
+
+def _show_comparison(folder: Path, comparison: "Comparison", *, as_json: bool) -> None:
+    from hffnet.train.comparison import MARKDOWN
+
+    if as_json:
+        typer.echo(comparison.model_dump_json())
+        return
+    typer.echo((folder / MARKDOWN).read_text(encoding="utf-8"))
+    typer.echo(f"table, picture and checkpoints in {folder}")

@@ -24,16 +24,25 @@ _TEMPERATURES = np.geomspace(0.2, 5.0, 161)
 def evaluate_checkpoint(
     checkpoint: Checkpoint, dataset: Dataset, *, device: str = "cpu", threads: int = 2
 ) -> tuple[Metrics, tuple[Decision, ...]]:
-    """Score a checkpoint's training form on every frame of a data set.
+    """Score a checkpoint's training form on every frame of a data set; arguments as of ``logits_from_checkpoint``.
+
+    Returns:
+        Scores, and one decision per frame in the data set's order.
+    """
+    logits = logits_from_checkpoint(checkpoint, dataset, device=device, threads=threads)
+    return score(logits, dataset.frames, checkpoint.taxonomy, checkpoint.config.decode)
+
+
+def logits_from_checkpoint(
+    checkpoint: Checkpoint, dataset: Dataset, *, device: str = "cpu", threads: int = 2
+) -> npt.NDArray[np.float32]:
+    """What a checkpoint's training form says of every frame of a data set, (N, ΣC) in the data set's order.
 
     Args:
         checkpoint: as opened.
         dataset: only the frames to score; its classes must be the checkpoint's.
         device: torch device.
         threads: decoders side by side.
-
-    Returns:
-        Scores, and one decision per frame in the data set's order.
 
     Raises:
         DatasetError: no frame, an unreadable one, or another class tree.
@@ -46,8 +55,7 @@ def evaluate_checkpoint(
     model = model_from_checkpoint(checkpoint).to(device)
     with TemporaryDirectory(prefix="hffnet-") as folder:
         pixels = open_pixels(dataset.frames, checkpoint.config.preprocess, Path(folder), threads=threads)
-        logits = all_logits(model, PixelFeed(pixels, checkpoint.config.recipe), len(pixels))
-    return score(logits, dataset.frames, checkpoint.taxonomy, checkpoint.config.decode)
+        return all_logits(model, PixelFeed(pixels, checkpoint.config.recipe), len(pixels))
 
 
 def score(
@@ -64,15 +72,25 @@ def temperatures_from_logits(
 ) -> tuple[float, ...]:
     """The temperature of each level with the least negative log likelihood (Guo et al., arXiv:1706.04599).
 
-    The likelihood has one minimum in 1/T; a grid of 2 % steps between 0.2 and 5 finds it closely enough. The bounds
-    matter: where every frame is right the likelihood has its minimum at T = 0.
+    The likelihood has one minimum in 1/T; a grid of 2 % steps between 0.2 and 5 finds it closely enough. The share
+    1 / (N + 2) of each label counts for the other classes (Platt, 1999, section 2.2): where all N frames are right the
+    plain likelihood has its minimum at T = 0, and the first wrong answer on a new frame would be given as certain.
     """
     logits = torch.from_numpy(logits_NC).double()
     labels = torch.from_numpy(labels_ND)
     fitted = list[float]()
     for i, columns in enumerate(taxonomy.slices()):
+        if taxonomy.num_classes[i] < 2:
+            fitted.append(1.0)
+            continue
+        share = 1 / (len(labels) + 2)
+        # torch spreads its smoothing over all classes, the true one included
+        smoothing = share * taxonomy.num_classes[i] / (taxonomy.num_classes[i] - 1)
         losses = [
-            torch.nn.functional.cross_entropy(logits[:, columns] / float(t), labels[:, i]).item() for t in _TEMPERATURES
+            torch.nn.functional.cross_entropy(
+                logits[:, columns] / float(t), labels[:, i], label_smoothing=min(smoothing, 1.0)
+            ).item()
+            for t in _TEMPERATURES
         ]
         fitted.append(round(float(_TEMPERATURES[int(np.argmin(losses))]), 4))
     return tuple(fitted)

@@ -16,7 +16,7 @@ import torch
 
 from hffnet.runtime.durable import whole_file
 from hffnet.train.augment import augment
-from hffnet.train.model import HFFNet2D, normalise
+from hffnet.train.network import TrunkNetwork, normalise
 from hffnet.train.pixels import Pixels
 from hffnet.train.recipes import Recipe
 from hffnet.train.seeds import seed_from
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_features(
-    model: HFFNet2D,
+    model: TrunkNetwork,
     pixels_NHW: Pixels,
     recipe: Recipe,
     seed: int,
@@ -63,7 +63,7 @@ def open_features(
     return kept
 
 
-def _key(model: HFFNet2D, pixels_NHW: Pixels, recipe: Recipe, seed: int, num_views: int) -> str:
+def _key(model: TrunkNetwork, pixels_NHW: Pixels, recipe: Recipe, seed: int, num_views: int) -> str:
     key = hashlib.sha256(f"{recipe.augment.model_dump_json()} {seed} {num_views} {recipe.model.grey_mean}".encode())
     key.update(np.ascontiguousarray(pixels_NHW).data)
     for name, tensor in sorted(model.trunk.state_dict().items()):
@@ -73,13 +73,13 @@ def _key(model: HFFNet2D, pixels_NHW: Pixels, recipe: Recipe, seed: int, num_vie
 
 def _compute_into(
     features: Features,
-    model: HFFNet2D,
+    model: TrunkNetwork,
     pixels_NHW: Pixels,
     recipe: Recipe,
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    device = model.pos_embedding.device
+    device = model.device
     trunk = model.trunk.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     done = 0
     for view in range(features.shape[0]):

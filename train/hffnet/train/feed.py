@@ -13,7 +13,7 @@ from hffnet.runtime.dataset import LabelledFrame
 from hffnet.runtime.taxonomy import Taxonomy
 from hffnet.train.augment import augment
 from hffnet.train.features import Features
-from hffnet.train.model import HFFNet2D, normalise
+from hffnet.train.network import Network, TrunkNetwork, normalise
 from hffnet.train.pixels import Pixels
 from hffnet.train.recipes import Recipe
 
@@ -23,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 class Feed(Protocol):
     """Logits of frames by their index; with a generator, of random variants of them."""
 
-    def logits(self, model: HFFNet2D, indices: Indices, generator: torch.Generator | None) -> Tensor:
+    def logits(self, model: Network, indices: Indices, generator: torch.Generator | None) -> Tensor:
         """(len(indices), ΣC) on the model's device."""
         ...
 
@@ -35,9 +35,9 @@ class PixelFeed:
     pixels: Pixels
     recipe: Recipe
 
-    def logits(self, model: HFFNet2D, indices: Indices, generator: torch.Generator | None) -> Tensor:
+    def logits(self, model: Network, indices: Indices, generator: torch.Generator | None) -> Tensor:
         """See `Feed`."""
-        frames = torch.from_numpy(self.pixels[indices]).to(model.pos_embedding.device)
+        frames = torch.from_numpy(self.pixels[indices]).to(model.device)
         if generator is not None:
             frames = augment(frames, self.recipe.augment, 255 * self.recipe.model.grey_mean, generator)
         batch = normalise(frames, self.recipe.model)
@@ -51,13 +51,14 @@ class FeatureFeed:
 
     features: Features
 
-    def logits(self, model: HFFNet2D, indices: Indices, generator: torch.Generator | None) -> Tensor:
+    def logits(self, model: Network, indices: Indices, generator: torch.Generator | None) -> Tensor:
         """See `Feed`."""
         views: Indices = np.zeros(len(indices), dtype=np.int64)
         if generator is not None:
             drawn = torch.randint(len(self.features), (len(indices),), generator=generator, device=generator.device)
             views = drawn.cpu().numpy()
-        batch = torch.from_numpy(self.features[views, indices]).to(model.pos_embedding.device)
+        batch = torch.from_numpy(self.features[views, indices]).to(model.device)
+        assert isinstance(model, TrunkNetwork), "features are those of a trunk"
         return model.logits_from_features(batch.float())
 
 
@@ -67,7 +68,7 @@ def labels_of(frames: Sequence[LabelledFrame], taxonomy: Taxonomy) -> Tensor:
 
 
 @torch.inference_mode()
-def all_logits(model: HFFNet2D, feed: Feed, num_frames: int, batch_size: int = 32) -> npt.NDArray[np.float32]:
+def all_logits(model: Network, feed: Feed, num_frames: int, batch_size: int = 32) -> npt.NDArray[np.float32]:
     """Logits of all frames of a feed as they are, (N, ΣC), with the model in evaluation mode."""
     model.eval()
     indices = np.arange(num_frames)

@@ -38,6 +38,7 @@ def train(
     threads: int | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Train, keep the epoch that is best on val, score it on test, write the checkpoint.
 
@@ -48,6 +49,7 @@ def train(
         threads: of torch and of the decoders; None leaves torch's choice.
         resume: go on with an unfinished training of the same plan.
         watcher: is told how far the work is.
+        cache: where decoded frames and trunk features are kept for other trainings; None removes them at the end.
 
     Returns:
         ``out``.
@@ -68,7 +70,7 @@ def train(
     try:
         # Seeds are set before each step; the caller's generators are given back as they were.
         with FileLock(work / "lock", timeout=0), torch.random.fork_rng():
-            training = prepare(plan, work, torch_device(device), threads or 2, watcher or Silence())
+            training = prepare(plan, work, torch_device(device), threads or 2, watcher or Silence(), cache or work)
             with interrupts_held() as asked:
                 training.run(asked)
             _finish(training, out)

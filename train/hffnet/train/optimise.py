@@ -6,34 +6,41 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from hffnet.train.model import HFFNet2D
+from hffnet.runtime.errors import ConfigError
+from hffnet.train.network import Network, TrunkNetwork
 from hffnet.train.recipes import Recipe
 
 
-def frozen_modules(model: HFFNet2D, freeze: str) -> tuple[nn.Module, ...]:
-    """The parts that ``Recipe.freeze`` holds fast."""
+def frozen_modules(model: Network, freeze: str) -> tuple[nn.Module, ...]:
+    """The parts that ``Recipe.freeze`` holds fast.
+
+    Raises:
+        ConfigError: the network has no trunk to freeze.
+    """
+    if freeze == "none":
+        return ()
+    if not isinstance(model, TrunkNetwork):
+        raise ConfigError(f"{model.config.name} has no trunk that freeze {freeze!r} could mean; use --freeze none")
     trunk = model.trunk
     if freeze == "trunk":
         return (trunk,)
-    if freeze == "none":
-        return ()
     stages = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
     return (trunk.conv1, trunk.bn1, *stages[: int(freeze.removeprefix("stages:"))])
 
 
-def set_training(model: HFFNet2D, frozen: Iterable[nn.Module]) -> None:
+def set_training(model: Network, frozen: Iterable[nn.Module]) -> None:
     """Training mode, but for frozen parts: their BatchNorm would otherwise drift with every batch."""
     model.train()
     for module in frozen:
         module.eval().requires_grad_(requires_grad=False)
 
 
-def learning_parameters(model: HFFNet2D) -> Iterator[tuple[str, nn.Parameter]]:
+def learning_parameters(model: Network) -> Iterator[tuple[str, nn.Parameter]]:
     """Names and parameters that get a gradient, in the model's order."""
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
-def build_optimizer(model: HFFNet2D, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; each group has ``lr_share``, its learning rate as a multiple of the schedule's."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in learning_parameters(model):
@@ -64,7 +71,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_share"]
 
 
-def tensors_from_optimizer(model: HFFNet2D, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def tensors_from_optimizer(model: Network, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimizer remembers, as ``<parameter>:<slot>``: tensors only, so no pickle is needed."""
     return {
         f"{name}:{slot}": value
@@ -74,7 +81,7 @@ def tensors_from_optimizer(model: HFFNet2D, optimizer: torch.optim.Optimizer) ->
     }
 
 
-def restore_optimizer(model: HFFNet2D, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(model: Network, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `tensors_from_optimizer` took."""
     parameters = dict(learning_parameters(model))
     for key, tensor in tensors.items():

@@ -1,14 +1,13 @@
 """Complete training configurations: one function per recipe, every number stated, nothing read from elsewhere."""
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from hffnet.runtime.errors import ConfigError
 from hffnet.train.augment import AugmentConfig
 from hffnet.train.loss import LossConfig
-from hffnet.train.model import ModelConfig, nano_config, paper_config, small_config
+from hffnet.train.network import MODEL_NAMES, ModelConfig, ModelName, nano_config, paper_config, small_config
 
 Freeze = Annotated[str, StringConstraints(pattern=r"^(none|trunk|stages:[1-4])$")]
 
@@ -56,11 +55,11 @@ class Recipe(BaseModel):
     feature_views: Annotated[int, Field(ge=0, le=64)] = 0
 
 
-def paper(num_classes: tuple[int, ...]) -> Recipe:
+def paper(num_classes: tuple[int, ...], model: ModelName = "HFFNet_2D") -> Recipe:
     """The paper's network and hyperparameters: SGD 1e-4, momentum 0.937, weight decay 5e-4, 16 frames, 200 epochs."""
     return Recipe(
         name="paper",
-        model=paper_config(num_classes),
+        model=paper_config(num_classes, model),
         optimizer="sgd",
         lr=1e-4,
         momentum=0.937,
@@ -70,7 +69,7 @@ def paper(num_classes: tuple[int, ...]) -> Recipe:
     )
 
 
-def small(num_classes: tuple[int, ...]) -> Recipe:
+def small(num_classes: tuple[int, ...], model: ModelName = "HFFNet_2D") -> Recipe:
     """Pre-trained ResNet50, frozen, under a light transformer: minutes on a desktop without a GPU.
 
     The frozen trunk costs far more than what is trained, so its features of a few variants are computed once.
@@ -79,7 +78,7 @@ def small(num_classes: tuple[int, ...]) -> Recipe:
     """
     return Recipe(
         name="small",
-        model=small_config(num_classes),
+        model=small_config(num_classes, model),
         optimizer="adamw",
         lr=1e-3,
         momentum=0.9,
@@ -88,12 +87,12 @@ def small(num_classes: tuple[int, ...]) -> Recipe:
         epochs=12,
         warmup_epochs=1.0,
         clip=1.0,
-        freeze="trunk",
+        freeze="none" if model == "HFFVT" else "trunk",  # it has no trunk and is trained whole, from scratch
         feature_views=3,
     )
 
 
-def nano(num_classes: tuple[int, ...]) -> Recipe:
+def nano(num_classes: tuple[int, ...], model: ModelName = "HFFNet_2D") -> Recipe:
     """A small network from scratch, in about two minutes on two cores.
 
     AdamW with warm-up at a high rate: there are only some hundreds of steps, and the paper's rate would not leave the
@@ -101,7 +100,7 @@ def nano(num_classes: tuple[int, ...]) -> Recipe:
     """
     return Recipe(
         name="nano",
-        model=nano_config(num_classes),
+        model=nano_config(num_classes, model),
         optimizer="adamw",
         lr=1e-3,
         momentum=0.9,
@@ -113,18 +112,25 @@ def nano(num_classes: tuple[int, ...]) -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[tuple[int, ...]], Recipe]] = {"nano": nano, "small": small, "paper": paper}
+class _RecipeFor(Protocol):
+    def __call__(self, num_classes: tuple[int, ...], model: ModelName = "HFFNet_2D") -> Recipe: ...
 
 
-def recipe_by_name(name: str, num_classes: tuple[int, ...]) -> Recipe:
-    """A recipe for a class tree.
+RECIPES: dict[str, _RecipeFor] = {"nano": nano, "small": small, "paper": paper}
+
+
+def recipe_by_name(name: str, num_classes: tuple[int, ...], model: str = "HFFNet_2D") -> Recipe:
+    """A recipe for a class tree and one of the five networks.
 
     Raises:
-        ConfigError: no recipe has that name.
+        ConfigError: no recipe or no network has that name.
     """
     if name not in RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; expected one of {', '.join(RECIPES)}")
-    return RECIPES[name](num_classes)
+    for known in MODEL_NAMES:
+        if known == model:
+            return RECIPES[name](num_classes, known)
+    raise ConfigError(f"there is no network {model!r}; expected one of {', '.join(MODEL_NAMES)}")
 
 
 def altered(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hffnet.runtime.dataset import LabelledFrame, Split
 from hffnet.runtime.decode import DecodeSpec
-from hffnet.runtime.errors import CheckpointError, GateError
+from hffnet.runtime.errors import CheckpointError, ConfigError, GateError
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.runtime.split import SPLITS
 from hffnet.train.checkpoint import EpochRecord
@@ -22,7 +22,8 @@ from hffnet.train.evaluate import score
 from hffnet.train.features import open_features
 from hffnet.train.feed import FeatureFeed, Feed, PixelFeed, all_logits, labels_of
 from hffnet.train.loss import hierarchical_loss
-from hffnet.train.model import HFFNet2D, build_model
+from hffnet.train.model import build_model
+from hffnet.train.network import Network, TrunkNetwork
 from hffnet.train.optimise import (
     build_optimizer,
     frozen_modules,
@@ -36,7 +37,7 @@ from hffnet.train.optimise import (
 from hffnet.train.pixels import open_pixels
 from hffnet.train.plan import Plan, check_same, identity, weights_sha256
 from hffnet.train.progress import Watcher
-from hffnet.train.resnet import load_trunk_weights
+from hffnet.train.resnet import ResNetTrunk, load_trunk_weights
 from hffnet.train.seeds import batches_of, seed_from
 from hffnet.train.state import Position, read_position, save_state
 from hffnet.train.tensor_file import save_tensors
@@ -52,7 +53,7 @@ class Training:
 
     plan: Plan
     work: Path
-    model: HFFNet2D
+    model: Network
     optimizer: torch.optim.Optimizer
     feeds: dict[Split, Feed]
     frames: dict[Split, tuple[LabelledFrame, ...]]
@@ -99,7 +100,7 @@ class Training:
 
     def _step(self, indices: npt.NDArray[np.int64], step: int, num_steps: int) -> float:
         recipe, epoch = self.plan.recipe, self.position.epoch
-        device = self.model.pos_embedding.device
+        device = self.model.device
         torch.manual_seed(seed_from(self.plan.seed, "dropout", epoch, step))
         generator = torch.Generator(device).manual_seed(seed_from(self.plan.seed, "variants", epoch, step))
         set_learning_rate(self.optimizer, learning_rate(recipe, epoch + step / num_steps))
@@ -182,7 +183,7 @@ def _rank(record: EpochRecord) -> tuple[float, float]:
     return record.val_hf1, -record.val_loss
 
 
-def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher: Watcher) -> Training:
+def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher: Watcher, cache: Path) -> Training:
     """Decode the frames, build the network and put both where an unfinished training left them."""
     whole = identity(plan, None if plan.weights is None else weights_sha256(plan.weights))
     position = read_position(work / STATE) if (work / STATE).is_file() else Position(identity=whole)
@@ -190,7 +191,7 @@ def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher:
     torch.manual_seed(seed_from(plan.seed, "first weights"))
     model = build_model(plan.recipe.model)
     if plan.weights is not None:
-        load_trunk_weights(model.trunk, plan.weights)
+        load_trunk_weights(_trunk_of(model), plan.weights)
     elif plan.recipe.freeze != "none":
         _log.warning("the trunk is frozen (%s) but has random weights; --weights is missing", plan.recipe.freeze)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -203,7 +204,7 @@ def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher:
         work=work,
         model=model,
         optimizer=build_optimizer(model, plan.recipe),
-        feeds={split: _feed(plan, model, work, split, threads, watcher) for split in SPLITS if frames[split]},
+        feeds={split: _feed(plan, model, cache, split, threads, watcher) for split in SPLITS if frames[split]},
         frames=frames,
         labels={split: labels_of(frames[split], plan.dataset.taxonomy) for split in SPLITS},
         fixed=frozenset(n for n, t in model.state_dict(keep_vars=True).items() if id(t) in frozen_tensors),
@@ -215,15 +216,21 @@ def prepare(plan: Plan, work: Path, device: torch.device, threads: int, watcher:
     return training
 
 
-def _feed(plan: Plan, model: HFFNet2D, work: Path, split: Split, threads: int, watcher: Watcher) -> Feed:
+def _trunk_of(model: Network) -> ResNetTrunk:
+    if isinstance(model, TrunkNetwork):
+        return model.trunk
+    raise ConfigError(f"{model.config.name} has no ResNet trunk, so no public weights fit it; leave --weights out")
+
+
+def _feed(plan: Plan, model: Network, cache: Path, split: Split, threads: int, watcher: Watcher) -> Feed:
     frames, recipe = plan.dataset.frames_of(split), plan.recipe
     spec = PreprocessSpec(size=recipe.model.img_size)
     watcher.stage(f"decoding {split} frames", len(frames))
-    pixels = open_pixels(frames, spec, work, threads=threads, advance=watcher.advance)
-    if recipe.freeze != "trunk" or not recipe.feature_views:
+    pixels = open_pixels(frames, spec, cache, threads=threads, advance=watcher.advance)
+    if recipe.freeze != "trunk" or not recipe.feature_views or not isinstance(model, TrunkNetwork):
         return PixelFeed(pixels, recipe)
     views = recipe.feature_views if split == "train" else 1
     watcher.stage(f"{split} frames through the trunk", len(frames) * views)
     advance = watcher.advance
-    path = work / f"features-{split}"
+    path = cache / f"features-{split}"
     return FeatureFeed(open_features(model, pixels, recipe, plan.seed, path, num_views=views, advance=advance))

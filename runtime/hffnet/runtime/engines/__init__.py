@@ -1,31 +1,27 @@
 """What runs a graph on this machine: one protocol, one door, one module per library.
 
 An engine is opened from a bundle's verified bytes, never from a file of unknown origin, and may classify only after
-its self-test: the bundle's test vectors, on this device, within the graph's tolerance.
+its self-test: the bundle's test vectors, on this device, within the graph's tolerance. Which engine is quickest here is
+measured once (``choice``) and remembered.
 """
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from hffnet.runtime.errors import BundleError, ConfigError, EngineError, MissingExtraError
+from hffnet.runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from hffnet.runtime.bundle import Bundle
-    from hffnet.runtime.manifest import Family, Graph, Precision
+    from hffnet.runtime.engines.tensorrt import GpuSettings
+    from hffnet.runtime.manifest import Precision
 
-EngineName = Literal["openvino", "onnxruntime"]
-"""Engines in order of preference; `auto` takes the first that is installed and passes its self-test."""
-
-_EXTRA: dict[str, str] = {"openvino": "openvino"}
-_PREFERENCE: tuple[EngineName, ...] = ("openvino", "onnxruntime")
-_log = logging.getLogger(__name__)
+EngineName = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]
+ENGINES: tuple[EngineName, ...] = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
+"""Every engine, those of a GPU first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +45,14 @@ class SelfTest:
         error: largest difference divided by the largest reference logit in magnitude.
         tolerance: the graph's; a larger error refuses the engine.
         cosine: smallest cosine similarity of any frame's logits.
+        flips: number of frames whose decision differs from the reference's.
         num_frames: how many test vectors there are.
     """
 
     error: float
     tolerance: float
     cosine: float
+    flips: int
     num_frames: int
 
     @property
@@ -81,7 +79,7 @@ class EngineIdentity:
 
 
 class Engine(Protocol):
-    """One graph, ready on one device. Not thread-safe: one engine per worker."""
+    """One graph, ready on one device. Several threads may call ``infer``; none may after or during ``close``."""
 
     @property
     def version(self) -> str:
@@ -113,7 +111,7 @@ class OpenEngine:
     """An engine that passed its self-test, with its identity; a context manager."""
 
     def __init__(self, engine: Engine, identity: EngineIdentity, size: int) -> None:
-        self._engine = engine
+        self._engine: Engine | None = engine
         self._size = size
         self.identity = identity
 
@@ -121,18 +119,23 @@ class OpenEngine:
         """Run the graph on (N, size, size) uint8 frames.
 
         Raises:
-            EngineError: wrong shape or type, or the library failed.
+            EngineError: wrong shape or type, the engine was closed, or the library failed.
         """
-        if frames_NHW.dtype != np.uint8 or frames_NHW.ndim != 3 or frames_NHW.shape[1:] != (self._size, self._size):
+        if self._engine is None:
+            raise EngineError("this engine was closed; open the bundle again")
+        expected = (self._size, self._size)
+        if frames_NHW.dtype != np.uint8 or frames_NHW.shape[1:] != expected or not len(frames_NHW):
             raise EngineError(
                 f"frames of shape {frames_NHW.shape}, {frames_NHW.dtype} were given;"
                 f" this bundle's graphs take (N, {self._size}, {self._size}) uint8: preprocess them first"
             )
-        return self._engine.infer(frames_NHW)
+        return self._engine.infer(np.ascontiguousarray(frames_NHW))
 
     def close(self) -> None:
-        """Give memory back."""
-        self._engine.close()
+        """Give memory back; a second call does nothing."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -149,97 +152,29 @@ def open_engine(
     engine: EngineName | Literal["auto"] = "auto",
     precision: "Precision | Literal['auto']" = "auto",
     threads: int | None = None,
+    gpu: "GpuSettings | None" = None,
 ) -> OpenEngine:
     """Open a graph of the bundle and prove it on this machine.
 
-    ``auto`` precision is int8 where the bundle has it (it passed its accuracy gate at export), else fp32. ``auto``
-    engine is the first of ``openvino``, ``onnxruntime`` that opens and passes; one that fails is named in a warning.
+    ``auto`` engine: every engine that can run here is opened, proved and timed for about a second, once; the quickest
+    is remembered for this bundle and machine. One that is refused is named in a warning each time. ``auto`` precision:
+    int8 where the bundle has it for CPU engines (it passed its accuracy gate at export), else fp32; for TensorRT the
+    quicker of fp16 and int8, since that depends on the GPU.
+
+    Args:
+        bundle: a sound one.
+        engine: by name, or ``auto``.
+        precision: of the graph, or ``auto``.
+        threads: of a CPU engine; all cores if None.
+        gpu: how a TensorRT engine runs; its defaults if None.
 
     Raises:
         BundleError: the bundle has no graph of that precision for these engines.
         MissingExtraError: the engine asked for is not installed.
         EngineError: no engine passed its self-test.
     """
-    graph = _graph_of(bundle, precision)
-    if engine != "auto":
-        return _open_one(bundle, graph, engine, threads)
-    failures = []
-    for name in _PREFERENCE:
-        try:
-            return _open_one(bundle, graph, name, threads)
-        except MissingExtraError:
-            _log.debug("engine %s is not installed", name)
-        except EngineError as error:
-            _log.warning("engine %s is not used: %s", name, error)
-            failures.append(f"{name}: {error}")
-    raise EngineError("no engine can run this bundle here. " + " ".join(failures))
+    from hffnet.runtime.engines.choice import open_quickest
+    from hffnet.runtime.engines.opening import OpenSettings, candidates_for
 
-
-def _graph_of(bundle: "Bundle", precision: "Precision | Literal['auto']") -> "Graph":
-    family: Family = "cpu"
-    here = {graph.precision: graph for graph in bundle.manifest.graphs if graph.family == family}
-    order: tuple[Precision, ...] = ("int8", "fp32", "fp16") if precision == "auto" else (precision,)
-    for wanted in order:
-        if wanted in here:
-            return here[wanted]
-    held = ", ".join(f"{graph.precision} ({graph.family})" for graph in bundle.manifest.graphs)
-    raise BundleError(
-        f"{bundle.path} holds {held}; a {precision} graph for CPU engines was asked for:"
-        " choose another --precision, or export the bundle with it"
-    )
-
-
-def _open_one(bundle: "Bundle", graph: "Graph", name: EngineName, threads: int | None) -> OpenEngine:
-    engine = _opener(name)(bundle.member(graph.member), threads)
-    try:
-        self_test = _passed_self_test(engine, name, bundle, graph)
-    except BaseException:
-        engine.close()
-        raise
-    identity = EngineIdentity(
-        name=name,
-        version=engine.version,
-        device=engine.device,
-        precision=graph.precision,
-        arithmetic=engine.arithmetic,
-        graph_sha256=bundle.sha256_of(graph.member),
-        self_test=self_test,
-    )
-    return OpenEngine(engine, identity, bundle.manifest.preprocess.size)
-
-
-def _opener(name: EngineName) -> Callable[[bytes, int | None], Engine]:
-    if name not in _PREFERENCE:
-        raise ConfigError(f"engine {name!r} is not known; expected one of auto, {', '.join(_PREFERENCE)}")
-    if find_spec(name) is None:
-        raise MissingExtraError(f"engine {name} is not installed: pip install 'hffnet[{_EXTRA.get(name, name)}]'")
-    match name:
-        case "openvino":
-            from hffnet.runtime.engines.openvino import OpenVinoEngine
-
-            return OpenVinoEngine
-        case "onnxruntime":
-            from hffnet.runtime.engines.onnxruntime import OnnxRuntimeEngine
-
-            return OnnxRuntimeEngine
-
-
-def _passed_self_test(engine: Engine, name: EngineName, bundle: "Bundle", graph: "Graph") -> SelfTest:
-    self_test = _self_test(engine, bundle, graph)
-    if not self_test.passed:
-        raise EngineError(
-            f"{name} {engine.version} on {engine.device} answers the bundle's test vectors with an error of"
-            f" {self_test.error:.4g}; at most {self_test.tolerance:.4g} is allowed for {graph.precision}:"
-            " use another engine or precision, and report the versions"
-        )
-    return self_test
-
-
-def _self_test(engine: Engine, bundle: "Bundle", graph: "Graph") -> SelfTest:
-    frames_NHW, reference_NC = bundle.vectors()
-    # One frame at a time: the shape that will be run at the instrument.
-    logits_NC = np.concatenate([engine.infer(frames_NHW[n : n + 1]).logits for n in range(len(frames_NHW))])
-    error = float(np.abs(logits_NC - reference_NC).max() / max(float(np.abs(reference_NC).max()), 1e-6))
-    norms = np.linalg.norm(logits_NC, axis=1) * np.linalg.norm(reference_NC, axis=1)
-    cosine = float(((logits_NC * reference_NC).sum(axis=1) / np.maximum(norms, 1e-12)).min())
-    return SelfTest(error=error, tolerance=graph.tolerance, cosine=cosine, num_frames=len(frames_NHW))
+    settings = OpenSettings(threads=threads) if gpu is None else OpenSettings(threads=threads, gpu=gpu)
+    return open_quickest(bundle, candidates_for(bundle, engine, precision), settings)

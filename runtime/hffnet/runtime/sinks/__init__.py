@@ -11,7 +11,7 @@ from hffnet.runtime.record import Record
 
 
 class Sink(Protocol):
-    """Delivers committed records; used by one thread."""
+    """Delivers committed results and people's decisions on them; used by one thread."""
 
     @property
     def name(self) -> str:

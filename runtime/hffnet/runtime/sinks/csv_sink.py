@@ -27,6 +27,8 @@ COLUMNS = (
     "precision",
     "bundle_sha256",
     "timings_ms",
+    "refers_to",
+    "person",
     "hash",
 )
 """``class_path`` and ``answer`` are joined with ``/`` (no class name holds one); ``confidence`` is that of the
@@ -89,6 +91,8 @@ def row_from_record(record: Record) -> tuple[Json, ...]:
         engine.get("precision"),
         record.bundle_sha256,
         round(sum(record.timings_ms.values()), 3),
+        record.refers_to,
+        record.person,
         record.hash,
     )
 

@@ -87,6 +87,8 @@ class Delivery:
         if not batch:
             self._cursor = self._wanted
             return
-        self._sink.deliver(batch)
+        results = [record for record in batch if record.kind != "event"]  # what happened to the service stays at home
+        if results:
+            self._sink.deliver(results)
         self._cursor = batch[-1].seq
         self._store.set_cursor(self._sink.name, self._cursor)

@@ -5,25 +5,38 @@
 ``/data/out``                                the same with the defaults, where this is a folder
 ``glob:/data/out/**/*.tif``                  the files that match now, in sorted order (``glob_source``)
 ``/data/out/frame.tif``                      one file
+``video:FILE?every=1``                       the frames of a video file (``video_source``)
+``-``                                        length-prefixed image files on stdin (``stream_source``)
+``rtsp://…``                                 a network camera (``live_source``)
+``v4l2:/dev/v4l/by-id/…?fps=30``             a camera or frame grabber, by its id
+``screen:LEFT,TOP,WIDTH,HEIGHT?fps=10``      a rectangle of the screen
 ==========================================  =============================================================
 
-Every source here is archival: each item is offered until it is handed over, none is dropped, and a slow reader holds
-the source back.
+The first six are archival: each item is offered until it is handed over, none is dropped, and a slow reader holds the
+source back. The others are live: the newest frame is offered, what came in between is dropped and counted. Programs
+hand over arrays with ``array_source``.
 """
 
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Protocol, Self
 from urllib.parse import parse_qsl, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hffnet.runtime.errors import ConfigError
+from hffnet.runtime.record import EventName, Json
+from hffnet.runtime.sources.live_options import LIVE_SCHEMES, address_from_uri
+
+if TYPE_CHECKING:
+    from hffnet.runtime.frame import Frame
+    from hffnet.runtime.infobar import BarSetting
 
 IMAGE_PATTERNS = ("*.tif", "*.tiff", "*.png", "*.jpg", "*.jpeg", "*.bmp")
 """What a watched folder offers where no pattern is given; compared without case."""
@@ -76,6 +89,45 @@ class Item:
         return stat.S_ISREG(status.st_mode) and FileStamp.from_stat(status) == self.stamp
 
 
+class ReadFrame(Protocol):
+    """Makes a frame of what is in memory."""
+
+    def __call__(self, *, bar: "BarSetting | None" = None) -> "Frame":
+        """Raises FrameError; ``bar`` is what is known of the instrument's info bar."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameItem:
+    """A frame that is in memory already.
+
+    Attributes:
+        name: for people and records.
+        read: makes the frame, on the reader's thread; raises FrameError.
+        found_at, settled_at: monotonic seconds when it was captured or complete; its age counts from here.
+        path, stamp: what it is known by across restarts, where the source can tell (frames of a video file).
+        is_live: whether it is one of a live source, where a repeated picture is a fault.
+        facts: for the record's details.
+    """
+
+    name: str
+    read: ReadFrame
+    found_at: float
+    settled_at: float
+    path: Path | None = None
+    stamp: FileStamp | None = None
+    is_live: bool = False
+    facts: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that happened to the source, for the records; ``reason`` is a sentence."""
+
+    event: EventName
+    reason: str
+    details: Mapping[str, Json]
+
+
 IsDone = Callable[[Path, FileStamp], bool]
 """Asked for files that were there before the run: whether the records hold this version already."""
 
@@ -83,8 +135,16 @@ IsDone = Callable[[Path, FileStamp], bool]
 class Source(Protocol):
     """Offers items to one reader thread."""
 
-    def items(self, stop: Event) -> Iterator[Item]:
-        """Every item exactly once, until the source ends or ``stop`` is set (which ends any waiting at once)."""
+    @property
+    def is_live(self) -> bool:
+        """Whether only the newest frame counts: the next is asked for when it can be classified at once."""
+
+    def items(self, stop: Event) -> Iterator[Item | FrameItem | Notice]:
+        """Every item exactly once, until the source ends or ``stop`` is set (which ends any waiting at once).
+
+        Raises:
+            SourceError: it has failed for good.
+        """
 
     def retry(self, item: Item) -> bool:
         """Take back an item that could not be read; call before asking for the next one, on the same thread.
@@ -130,24 +190,46 @@ def open_source(uri: str, *, idle_exit_s: float | None = None, is_done: IsDone |
         SourceError: the folder or file does not exist, or nothing matches.
     """
     match = _SCHEME.match(uri)
-    if match and not Path(uri).exists():
-        scheme, rest = match.groups()
-        match scheme:
-            case "dir":
-                folder, _, query = rest.partition("?")
-                return _watch_folder(unquote(folder), _options_from_query(uri, query), idle_exit_s, is_done)
-            case "glob":
-                from hffnet.runtime.sources.glob_source import GlobSource
+    if uri == "-":
+        from hffnet.runtime.sources.stream_source import StreamSource
 
-                return GlobSource(rest, is_done=is_done)
-        raise ConfigError(
-            f"source {uri!r} has the scheme {scheme!r}; expected dir:FOLDER, glob:PATTERN, a folder or a file"
-        )
+        return StreamSource()
+    if match and not Path(uri).exists():
+        return _open_by_scheme(uri, *match.groups(), idle_exit_s=idle_exit_s, is_done=is_done)
     if Path(uri).is_dir():
         return _watch_folder(uri, FolderOptions(), idle_exit_s, is_done)
     from hffnet.runtime.sources.glob_source import open_file
 
     return open_file(Path(uri), is_done=is_done)
+
+
+def _open_by_scheme(uri: str, scheme: str, rest: str, *, idle_exit_s: float | None, is_done: IsDone | None) -> Source:
+    if scheme in LIVE_SCHEMES:
+        return _live(uri)
+    match scheme:
+        case "dir":
+            folder, _, query = rest.partition("?")
+            return _watch_folder(unquote(folder), _options_from_query(uri, query), idle_exit_s, is_done)
+        case "glob":
+            from hffnet.runtime.sources.glob_source import GlobSource
+
+            return GlobSource(rest, is_done=is_done)
+        case "video":
+            from hffnet.runtime.sources.video_source import VideoSource
+
+            return VideoSource(address_from_uri(uri), uri, is_done=is_done)
+    raise ConfigError(
+        f"source {uri!r} has the scheme {scheme!r}; expected dir:FOLDER, glob:PATTERN, video:FILE, "
+        "v4l2:/dev/v4l/by-id/…, rtsp://…, screen:LEFT,TOP,WIDTH,HEIGHT, -, a folder or a file"
+    )
+
+
+def _live(uri: str) -> Source:
+    from hffnet.runtime.sources.capture_process import CaptureProcess
+    from hffnet.runtime.sources.live_source import LiveSource
+
+    address = address_from_uri(uri)
+    return LiveSource(address.name, partial(CaptureProcess, uri), address.options)
 
 
 def _watch_folder(folder: str, options: FolderOptions, idle_exit_s: float | None, is_done: IsDone | None) -> Source:

@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 class GlobSource:
     """The regular files that match a pattern (``**`` crosses folders), hidden ones and symbolic links left out."""
 
+    is_live = False
+
     def __init__(self, pattern: str, *, is_done: IsDone | None = None) -> None:
         self._paths = [Path(path).absolute() for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
         self._paths = [path for path in self._paths if path.is_file() and not path.is_symlink()]

@@ -44,6 +44,8 @@ class _Candidate:
 class WatchFolder:
     """Looks at a folder again and again; one thread drives it."""
 
+    is_live = False
+
     def __init__(
         self,
         folder: Path,

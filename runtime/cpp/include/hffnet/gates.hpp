@@ -1,0 +1,32 @@
+// Is this frame fit to be classified? Each gate answers with a sentence, never with a guess; as hffnet.runtime.gates.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hffnet/export.h"
+#include "hffnet/preprocess.hpp"
+
+namespace hffnet {
+
+// Limits; shares are of full scale or of the picture's pixels.
+struct GateSettings {
+  std::size_t max_uniform_rows = 0;  // rows of one single grey level at the top and at the bottom
+  double min_contrast = 0.004;       // least standard deviation, as a share of full scale
+  double max_black = 0.9;            // largest share of pixels at zero
+  double max_white = 0.5;            // ... and at full scale
+};
+
+// Answer of one gate: `value` was held against `limit`; `reason` is the sentence where it did not pass.
+struct GateResult {
+  std::string name;
+  bool passed;
+  double value;
+  double limit;
+  std::string reason;
+};
+
+// Answers of the gates incomplete, blank, black and saturated for a picture that is not empty.
+HFFNET_API std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings = {});
+
+}  // namespace hffnet

@@ -1,0 +1,183 @@
+#include "hffnet/gates.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+
+#include "every_processor.hpp"
+
+namespace hffnet {
+namespace {
+
+// What one pass over the picture tells.
+struct Levels {
+  double deviation = 0.0;
+  double full_scale = 0.0;
+  double num_black = 0.0;
+  double num_white = 0.0;
+  double num_pixels = 0.0;
+  std::size_t uniform_top = 0;
+  std::size_t uniform_bottom = 0;
+};
+
+template <class T>
+const T* row_of(const GreyView& picture, std::size_t y) {
+  return reinterpret_cast<const T*>(static_cast<const std::byte*>(picture.data) + y * picture.row_bytes);
+}
+
+template <class T>
+bool is_uniform(const GreyView& picture, std::size_t y) {
+  const T* row = row_of<T>(picture, y);
+  return std::all_of(row, row + picture.width, [&](T value) { return value == row[0]; });
+}
+
+// The grey level at which the detector saturates, as far as the pixels tell: 12-bit detectors store 0..4095 in 16 bits.
+double full_scale_of(const GreyView& picture, double brightest) {
+  if (picture.depth == Depth::kUint8) return 255.0;
+  if (picture.depth == Depth::kFloat32) return std::max(brightest, 1.0);
+  for (const double top : {1023.0, 4095.0, 16383.0}) {
+    if (brightest <= top) return top;
+  }
+  return 65535.0;
+}
+
+// What one row tells. Sums of whole levels are exact.
+struct RowSums {
+  double sum, squares;
+  float top;
+  std::size_t num_black;
+};
+
+// Up to 4096 pixels, few enough for 32 bits to hold the squares of 8-bit levels.
+constexpr std::size_t kPiece = 4096;
+
+HFFNET_EVERY_PROCESSOR
+RowSums sums_of(const std::uint8_t* row, std::size_t count) {
+  std::uint32_t sum = 0, squares = 0, black = 0;
+  std::uint8_t top = 0;
+  for (std::size_t x = 0; x < count; ++x) {
+    const std::uint32_t value = row[x];
+    sum += value;
+    squares += value * value;
+    black += value == 0 ? 1U : 0U;
+    top = std::max(top, row[x]);
+  }
+  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
+}
+
+HFFNET_EVERY_PROCESSOR
+RowSums sums_of(const std::uint16_t* row, std::size_t count) {
+  std::uint32_t sum = 0, black = 0;
+  std::uint64_t squares = 0;
+  std::uint16_t top = 0;
+  for (std::size_t x = 0; x < count; ++x) {
+    const std::uint32_t value = row[x];
+    sum += value;
+    squares += value * value;
+    black += value == 0 ? 1U : 0U;
+    top = std::max(top, row[x]);
+  }
+  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
+}
+
+RowSums sums_of(const float* row, std::size_t count) {
+  RowSums sums{0.0, 0.0, row[0], 0};
+  for (std::size_t x = 0; x < count; ++x) {
+    const double value = row[x];
+    sums.sum += value;
+    sums.squares += value * value;
+    sums.num_black += row[x] == 0.0F ? 1 : 0;
+    sums.top = std::max(sums.top, row[x]);
+  }
+  return sums;
+}
+
+template <class T>
+void add_up(const GreyView& picture, Levels& levels) {
+  double sum = 0.0, squares = 0.0;
+  auto top = static_cast<float>(row_of<T>(picture, 0)[0]);
+  std::size_t num_black = 0, num_top = 0;
+  for (std::size_t y = 0; y < picture.height; ++y) {
+    for (std::size_t left = 0; left < picture.width; left += kPiece) {
+      const T* piece = row_of<T>(picture, y) + left;
+      const std::size_t count = std::min(kPiece, picture.width - left);
+      const RowSums sums = sums_of(piece, count);
+      if (sums.top > top) num_top = 0;
+      top = std::max(top, sums.top);
+      if (sums.top == top) num_top += static_cast<std::size_t>(std::count(piece, piece + count, static_cast<T>(top)));
+      num_black += sums.num_black;
+      sum += sums.sum;
+      squares += sums.squares;
+    }
+  }
+  levels.num_pixels = static_cast<double>(picture.height) * static_cast<double>(picture.width);
+  const double mean = sum / levels.num_pixels;
+  levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - mean * mean, 0.0));
+  levels.num_black = static_cast<double>(num_black);
+  levels.full_scale = full_scale_of(picture, static_cast<double>(top));
+  // No pixel is brighter than the brightest one, so those at full scale are those at the top, or none.
+  levels.num_white = static_cast<double>(top) >= levels.full_scale ? static_cast<double>(num_top) : 0.0;
+  while (levels.uniform_top < picture.height && is_uniform<T>(picture, levels.uniform_top)) ++levels.uniform_top;
+  while (levels.uniform_bottom < picture.height && is_uniform<T>(picture, picture.height - 1 - levels.uniform_bottom)) {
+    ++levels.uniform_bottom;
+  }
+}
+
+Levels levels_of(const GreyView& picture) {
+  Levels levels;
+  if (picture.depth == Depth::kUint8) add_up<std::uint8_t>(picture, levels);
+  if (picture.depth == Depth::kUint16) add_up<std::uint16_t>(picture, levels);
+  if (picture.depth == Depth::kFloat32) add_up<float>(picture, levels);
+  return levels;
+}
+
+std::string fixed(double value, int digits) {
+  std::array<char, 64> text{};
+  return {text.data(), std::to_chars(text.begin(), text.end(), value, std::chars_format::fixed, digits).ptr};
+}
+
+std::string shortest(double value) {
+  std::array<char, 64> text{};
+  return {text.data(), std::to_chars(text.begin(), text.end(), value).ptr};
+}
+
+std::string percent(double share) {
+  return fixed(100.0 * share, 1) + "%";
+}
+
+GateResult incomplete(const Levels& levels, const GreyView& picture, const GateSettings& settings) {
+  const std::size_t worst = std::max(levels.uniform_top, levels.uniform_bottom);
+  const std::string where = levels.uniform_bottom >= levels.uniform_top ? "bottom" : "top";
+  return {"incomplete", worst <= settings.max_uniform_rows, static_cast<double>(worst),
+          static_cast<double>(settings.max_uniform_rows),
+          std::to_string(worst) + " of " + std::to_string(picture.height) + " rows at the " + where +
+              " are one single grey level, at most " + std::to_string(settings.max_uniform_rows) +
+              " are allowed: the scan was stopped or the file is not complete."};
+}
+
+}  // namespace
+
+std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings) {
+  const Levels levels = levels_of(picture);
+  const double contrast = levels.deviation / levels.full_scale;
+  // As Python counts: what is not black is counted there, so that the two agree to the last bit.
+  const double black = 1.0 - (levels.num_pixels - levels.num_black) / levels.num_pixels;
+  const double white = levels.num_white / levels.num_pixels;
+  return {
+      incomplete(levels, picture, settings),
+      {"blank", contrast >= settings.min_contrast, contrast, settings.min_contrast,
+       "the standard deviation is " + fixed(contrast, 4) + " of full scale, at least " +
+           shortest(settings.min_contrast) +
+           " was expected: the beam is blanked or off, or the detector is not connected."},
+      {"black", black <= settings.max_black, black, settings.max_black,
+       percent(black) + " of the pixels are black, at most " + percent(settings.max_black) +
+           " are allowed: brightness is too low or the scan was stopped."},
+      {"saturated", white <= settings.max_white, white, settings.max_white,
+       percent(white) + " of the pixels are at full scale, at most " + percent(settings.max_white) +
+           " are allowed: contrast or brightness is too high, or the specimen is charging."},
+  };
+}
+
+}  // namespace hffnet

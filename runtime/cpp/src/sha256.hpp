@@ -1,0 +1,13 @@
+// SHA-256 through OpenSSL.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace hffnet {
+
+// Lower-case hexadecimal digest.
+std::string sha256_of(std::span<const std::uint8_t> bytes);
+
+}  // namespace hffnet

@@ -1,0 +1,172 @@
+"""Everything ``hffnet run`` can be told, as one TOML file that is checked before anything starts.
+
+Paths are relative to the file's folder. Unknown keys are refused: a setting with a typing error must not silently
+mean the default.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hffnet.runtime.errors import ConfigError
+from hffnet.runtime.gates import GateSettings
+from hffnet.runtime.record import settings_sha256
+from hffnet.runtime.sources.live_options import address_from_uri
+
+_Seconds = Annotated[float, Field(gt=0.0, le=86400.0)]
+_MAX_BYTES = 2**20
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class EngineChoice(_Strict):
+    """``[engine]``: which engine and precision, and how many threads it gets (all)."""
+
+    name: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class RecordsChoice(_Strict):
+    """``[records]``: the audit trail, and what moves to ``archive`` (a folder) so that it stays small."""
+
+    file: Path = Path("records.sqlite")
+    archive: Path | None = None
+    keep_days: Annotated[float, Field(ge=0.0)] | None = None
+    max_mb: Annotated[float, Field(ge=1.0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_archive(self) -> Self:
+        if self.archive is None and (self.keep_days is not None or self.max_mb is not None):
+            raise ValueError("keep_days and max_mb need archive, the folder that old rows move to")
+        return self
+
+
+class BarChoice(_Strict):
+    """``[bar]``: rows of this instrument's info bar; ``force`` uses them whatever the frame says."""
+
+    rows: Annotated[int, Field(ge=0, le=10_000)]
+    force: bool = False
+
+
+class WebhookChoice(_Strict):
+    """``[sinks.webhook]``: POST results to ``url``, signed with the text in ``secret_file``."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    secret_file: Path
+    timeout_s: _Seconds = 5.0
+
+
+class MqttChoice(_Strict):
+    """``[sinks.mqtt]``: publish results with QoS 1; ``password_file`` holds the password alone."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    topic: Annotated[str, Field(min_length=1, pattern=r"^[^+#\x00]*$")] = "hffnet/results"
+    tls: bool = False
+    user: str | None = None
+    password_file: Path | None = None
+    timeout_s: _Seconds = 5.0
+
+
+class AnnotatedChoice(_Strict):
+    """``[sinks.annotated]``: a PNG per classified file in ``folder``, with evidence, scale bar and decision."""
+
+    folder: Path
+
+
+class SinksChoice(_Strict):
+    """``[sinks]``: where results go; ``jsonl = "-"`` is stdout, ``metrics`` a file in Prometheus' text format."""
+
+    csv: Path | None = None
+    jsonl: Path | None = None
+    metrics: Path | None = None
+    annotated: AnnotatedChoice | None = None
+    webhook: WebhookChoice | None = None
+    mqtt: MqttChoice | None = None
+
+
+class RunSettings(_Strict):
+    """The file.
+
+    Attributes:
+        bundle: the model.
+        source: where frames come from (``hffnet.runtime.sources``).
+        idle_exit_s: end when a watched folder had nothing new for so long; absent: never.
+        watchdog_s: one frame may keep the engine busy for so long, then the process ends (code 4) and whoever
+            supervises it starts it anew.
+        engine, records, gates, bar, sinks: see their classes.
+    """
+
+    bundle: Path
+    source: str
+    idle_exit_s: Annotated[float, Field(ge=0.0)] | None = None
+    watchdog_s: _Seconds | None = None
+    engine: EngineChoice = EngineChoice()
+    records: RecordsChoice = RecordsChoice()
+    gates: GateSettings = GateSettings()
+    bar: BarChoice | None = None
+    sinks: SinksChoice = SinksChoice()
+
+    def public(self) -> Self:
+        """The same without user name and password in the source, for records and people."""
+        name = address_from_uri(self.source).name if self.source.startswith("rtsp") else self.source
+        return self.model_copy(update={"source": name})
+
+    def sha256(self) -> str:
+        """Hash of everything that may change a result and is not in the bundle; "auto" stays "auto"."""
+        return settings_sha256(
+            {
+                "engine": self.engine.name,
+                "precision": self.engine.precision,
+                "gates": self.gates.model_dump(),
+                "bar": self.bar.model_dump() if self.bar else None,
+            }
+        )
+
+
+def settings_from_toml(path: Path) -> RunSettings:
+    """Read and check a settings file.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or says something that cannot be; each fault is named.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); expected settings of hffnet run") from error
+    if len(text) > _MAX_BYTES:
+        raise ConfigError(f"{path} has more than {_MAX_BYTES} bytes; expected settings of hffnet run")
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    try:
+        # By way of JSON: strict, and yet a text may be a path.
+        settings = RunSettings.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path} cannot be used: {faults}") from error
+    return _beside(settings, path.absolute().parent)
+
+
+def _beside(settings: RunSettings, folder: Path) -> RunSettings:
+    """The same settings with every path made absolute."""
+
+    def absolute(model: _Strict) -> dict[str, object]:
+        changed: dict[str, object] = {}
+        for name in type(model).model_fields:
+            value = getattr(model, name)
+            if isinstance(value, Path) and str(value) != "-":
+                changed[name] = folder / value
+            elif isinstance(value, _Strict):
+                changed[name] = value.model_copy(update=absolute(value))
+        return changed
+
+    return settings.model_copy(update=absolute(settings))

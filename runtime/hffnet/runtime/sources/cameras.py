@@ -1,0 +1,131 @@
+"""Devices that give frame after frame, opened inside the capture process and nowhere else: their calls can hang.
+
+``rtsp://…`` and ``video:FILE`` through OpenCV's FFmpeg, ``v4l2:/dev/v4l/by-id/…`` through V4L2, ``screen:x,y,w,h``
+through mss (X11; Wayland shows nothing to other programs).
+"""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from hffnet.runtime.errors import ConfigError, MissingExtraError, SourceError
+from hffnet.runtime.frame import GreyPixels
+from hffnet.runtime.grey import grey_from_samples
+from hffnet.runtime.sources.live_options import LiveAddress, address_from_uri
+
+_SCREEN = re.compile(r"^(-?\d+),(-?\d+),(\d+),(\d+)$")
+
+
+class NoMoreFramesError(Exception):
+    """The source has ended, as a file does."""
+
+
+class Camera(Protocol):
+    """An open device."""
+
+    def read(self) -> GreyPixels | None:
+        """The next frame, waiting for it; None where the device gave nothing this time.
+
+        Raises:
+            NoMoreFramesError: there will be none any more.
+            Exception: the device is lost.
+        """
+
+    def close(self) -> None:
+        """Give the device back."""
+
+
+OpenCamera = Callable[[str], Camera]
+
+
+def open_camera(uri: str) -> Camera:
+    """Open a device, or raise SourceError with a sentence that says what to look at."""
+    address = address_from_uri(uri)
+    match address.scheme:
+        case "screen":
+            return ScreenCamera(address)
+        case "video" | "rtsp" | "rtsps" | "v4l2":
+            return VideoCamera(address)
+    raise ConfigError(f"source {address.name!r} is not a camera, stream, video file or screen")
+
+
+class VideoCamera:
+    """Anything that OpenCV opens as a video."""
+
+    def __init__(self, address: LiveAddress) -> None:
+        import cv2
+
+        options, timeout_ms = address.options, int(address.options.read_timeout_s * 1000)
+        self._name, self._is_file = address.name, address.scheme == "video"
+        if address.scheme == "v4l2":
+            wanted = {
+                cv2.CAP_PROP_FRAME_WIDTH: options.width,
+                cv2.CAP_PROP_FRAME_HEIGHT: options.height,
+                cv2.CAP_PROP_FPS: options.fps,
+            }
+            self._video = cv2.VideoCapture(address.target, cv2.CAP_V4L2)
+            for key, value in wanted.items():
+                if value is not None:
+                    self._video.set(key, value)
+            self._video.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        else:
+            # The timeouts work only with the backend named (opencv#23207).
+            timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(options.open_timeout_s * 1000)]
+            timeouts += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
+            self._video = cv2.VideoCapture(address.target, cv2.CAP_FFMPEG, timeouts)
+        if not self._video.isOpened():
+            raise SourceError(f"{address.name} cannot be opened as a video; check that it is there and not in use")
+
+    def read(self) -> GreyPixels | None:
+        """The next frame in grey (Rec. 601)."""
+        import cv2
+
+        is_there, samples = self._video.read()
+        if not is_there:
+            if self._is_file:
+                raise NoMoreFramesError
+            return None
+        return grey_from_samples(
+            cv2.cvtColor(samples, cv2.COLOR_BGR2GRAY) if samples.ndim == 3 else samples, self._name
+        )
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._video.release()
+
+
+class ScreenCamera:
+    """A rectangle of the screen, for microscopes whose software shows the live picture and gives it to nobody."""
+
+    def __init__(self, address: LiveAddress) -> None:
+        match = _SCREEN.match(address.target)
+        if match is None:
+            raise ConfigError(f"source {address.name!r} names no rectangle; expected screen:LEFT,TOP,WIDTH,HEIGHT")
+        try:
+            import mss
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                "looking at the screen needs mss, which is not installed: pip install 'hffnet[screen]'"
+            ) from error
+        left, top, width, height = map(int, match.groups())
+        self._area = {"left": left, "top": top, "width": width, "height": height}
+        self._name, self._period_s = address.name, 1.0 / (address.options.fps or 10.0)
+        self._next_at = time.monotonic()
+        try:
+            self._screen = mss.mss()
+        except Exception as error:  # mss has one exception type per system
+            raise SourceError(f"the screen cannot be looked at ({error}); is there an X11 display?") from error
+
+    def read(self) -> GreyPixels | None:
+        """The rectangle as it is now, at the rate asked for."""
+        time.sleep(max(self._next_at - time.monotonic(), 0.0))
+        self._next_at = max(self._next_at + self._period_s, time.monotonic())
+        shot = np.asarray(self._screen.grab(self._area))
+        return grey_from_samples(np.ascontiguousarray(shot[:, :, 2::-1]), self._name)
+
+    def close(self) -> None:
+        """Give the display back."""
+        self._screen.close()

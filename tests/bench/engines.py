@@ -1,0 +1,183 @@
+"""Engines on the paper-size network: what our wrapper costs over the bare library, who is quickest, RTX builds.
+
+Rows take turns frame by frame, so a slow moment of the machine slows all alike; the wrapper's cost is the median of the
+ratios of neighbours. Goals: wrapper ≤ 3 %; ``auto`` is the quickest row.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import openvino
+import torch
+
+from hffnet.runtime.bundle import Bundle, open_bundle
+from hffnet.runtime.engines import EngineName, open_engine
+from hffnet.runtime.engines.builder import BuildOptions, engine_from_onnx
+from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
+from hffnet.runtime.manifest import Precision
+from hffnet.train.model import HFFNet2D, ModelConfig, nano_config, normalise, paper_config, small_config
+from tests.networks import member_of, write_network_bundle
+from tests.tiny import write_tiny_bundle
+
+Infer = Callable[[npt.NDArray[np.uint8]], object]
+
+_CONFIGS = {"nano": nano_config, "small": small_config, "paper": paper_config}
+_ARCHITECTURES = (("sm89",), ("sm86", "sm89", "sm120"))
+
+
+def main() -> None:
+    """Print Markdown tables."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--size", choices=_CONFIGS, default="paper")
+    parser.add_argument("--turns", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes to start")
+    parser.add_argument("--bundle", type=Path, help="keep the bundle here; used again where it exists")
+    parser.add_argument("--only", choices=("overhead", "compare", "build"), help="one part of it")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = _CONFIGS[options.size]((2, 3))
+    with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as folder:
+        os.environ["HFFNET_CACHE_DIR"] = f"{folder}/cache"
+        print(f"Load average {os.getloadavg()[0]:.2f}.\n")
+        if options.only in {None, "overhead"}:
+            _overhead(Path(folder))
+        if options.only == "overhead":
+            return
+        path = options.bundle or Path(folder) / "random.hffnet"
+        bundle = open_bundle(path if path.exists() else write_network_bundle(path, config))
+        if options.only != "build":
+            _compare(bundle, config, options.threads, options.turns, compiled=options.compile)
+        if options.only != "compare":
+            _build(bundle)
+
+
+def _overhead(folder: Path) -> None:
+    """What the wrapper adds to a call, on a graph so small that nothing hides it."""
+    bundle = open_bundle(write_tiny_bundle(folder / "tiny.hffnet"))
+    graph, frame_NHW = bundle.member(member_of("fp32", "cpu")), bundle.vectors()[0][:1].copy()
+    bare: dict[EngineName, Infer] = {
+        "onnxruntime": _bare_onnxruntime(graph, 1),
+        "openvino": _bare_openvino(graph, 1),
+    }
+    print("The smallest graph there is, one thread, 4000 calls of each in turn: microseconds per call.\n")
+    print("| engine | bare p50 µs | ours p50 µs | added µs |\n| --- | --- | --- | --- |")
+    for name, infer in bare.items():
+        with open_engine(bundle, engine=name, threads=1) as ours:
+            samples = _interleaved({"bare": infer, "ours": ours.infer}, frame_NHW, 4000)
+        alone, wrapped = (1e3 * median(values) for values in samples.values())
+        print(f"| {name} | {alone:.1f} | {wrapped:.1f} | {wrapped - alone:.1f} |")
+    print()
+
+
+def _compare(bundle: Bundle, config: ModelConfig, threads: int, turns: int, *, compiled: bool) -> None:
+    rows = _rows(bundle, config, threads, compiled=compiled)
+    samples = _interleaved(rows, bundle.vectors()[0], turns)
+    eager = median(samples["eager torch fp32"])
+    print(f"{turns} turns, {threads} threads, batch 1, one frame of each row in turn.\n")
+    print("| row | p50 ms | min ms | times eager torch | wrapper over bare |\n| --- | --- | --- | --- | --- |")
+    for label, values in samples.items():
+        bare = samples.get(f"bare {label}")
+        cost = "" if bare is None else f"{median(a / b for a, b in zip(values, bare, strict=True)) - 1:+.1%}"
+        print(f"| {label} | {median(values):.1f} | {min(values):.1f} | {eager / median(values):.2f} | {cost} |")
+
+
+def _rows(bundle: Bundle, config: ModelConfig, threads: int, *, compiled: bool) -> dict[str, Infer]:
+    model = HFFNet2D(config).eval()
+    rows: dict[str, Infer] = {"eager torch fp32": _eager(model, config)}
+    if compiled:
+        rows["torch.compile fp32"] = _eager(torch.compile(model), config)
+    for precision in ("fp32", "int8"):
+        graph = bundle.member(member_of(precision, "cpu"))
+        rows[f"bare onnxruntime {precision}"] = _bare_onnxruntime(graph, threads)
+        rows[f"onnxruntime {precision}"] = open_engine(
+            bundle, engine="onnxruntime", precision=precision, threads=threads
+        ).infer
+        rows[f"bare openvino {precision}"] = _bare_openvino(graph, threads)
+        rows[f"openvino {precision}"] = open_engine(
+            bundle, engine="openvino", precision=precision, threads=threads
+        ).infer
+    start = perf_counter()
+    auto = open_engine(bundle, threads=threads)
+    seconds = perf_counter() - start
+    start = perf_counter()
+    open_engine(bundle, threads=threads).close()
+    identity = auto.identity
+    print(
+        f"auto chose {identity.name} {identity.precision} ({identity.arithmetic}), self-test error"
+        f" {identity.self_test.error:.3g}; first open {seconds:.1f} s, second {perf_counter() - start:.1f} s.\n"
+    )
+    rows["auto"] = auto.infer
+    return rows
+
+
+def _eager(model: Callable[[torch.Tensor], torch.Tensor], config: ModelConfig) -> Infer:
+    @torch.inference_mode()
+    def infer(frames_NHW: npt.NDArray[np.uint8]) -> object:
+        return model(normalise(torch.from_numpy(frames_NHW), config))
+
+    return infer
+
+
+def _bare_onnxruntime(graph: bytes, threads: int) -> Infer:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return lambda frames_NHW: session.run(None, {"frames": frames_NHW})
+
+
+def _bare_openvino(graph: bytes, threads: int) -> Infer:
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        settings["INFERENCE_PRECISION_HINT"] = "bf16"
+    request = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+    return lambda frames_NHW: request.infer({"frames": frames_NHW}, share_inputs=True)
+
+
+def _interleaved(rows: dict[str, Infer], frames_NHW: npt.NDArray[np.uint8], turns: int) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {label: [] for label in rows}
+    for turn in range(-2, turns):
+        frame_NHW = frames_NHW[turn % len(frames_NHW)][None].copy()
+        # Every other turn runs backwards: neither of two neighbours always comes after the other.
+        for label, infer in list(rows.items())[:: 1 if turn % 2 else -1]:
+            start = perf_counter()
+            infer(frame_NHW)
+            if turn >= 0:
+                samples[label].append((perf_counter() - start) * 1e3)
+    return samples
+
+
+def _build(bundle: Bundle) -> None:
+    if not is_installed(TENSORRT_RTX):
+        print(f"\nTensorRT-RTX builds: not run here ({TENSORRT_RTX.install}).")
+        return
+    print("\nTensorRT-RTX engines, built ahead of time without a GPU; none was executed here.\n")
+    print("| precision | architectures | build s | whole s | graph MB | engine MB | peak RSS MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    graphs: tuple[tuple[Precision, str], ...] = (
+        ("fp32", member_of("fp32", "cpu")),
+        ("fp16", member_of("fp16", "tensorrt")),
+        ("int8", member_of("int8", "tensorrt")),
+    )
+    for precision, member in graphs:
+        graph = bundle.member(member)
+        for architectures in _ARCHITECTURES:
+            options = BuildOptions(architectures=architectures)
+            made = engine_from_onnx(graph, TENSORRT_RTX, options, precision=precision).sidecar
+            print(
+                f"| {precision} | {', '.join(architectures)} | {made.build_seconds:.1f} | {made.total_seconds:.1f}"
+                f" | {len(graph) / 1e6:.0f} | {made.engine_bytes / 1e6:.0f} | {made.peak_rss_bytes / 1e6:.0f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The C++ runtime, configured and built once under build/, where there is what it takes."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRESET = os.environ.get("HFFNET_CPP_PRESET", "dev")
+"""``HFFNET_CPP_PRESET=asan pytest tests/parity`` runs the comparison under the sanitizers."""
+
+BUILD = ROOT / "build" / PRESET
+PROGRAMS = ("cmake", "ctest", "ninja", "pkg-config", "c++")
+PACKAGES = ("libzip", "libtiff-4", "libpng", "libjpeg", "libcrypto", "nlohmann_json", "catch2", "stb")
+
+
+@dataclass(frozen=True, slots=True)
+class CppRuntime:
+    """What was built."""
+
+    build: Path
+
+    @property
+    def classify(self) -> Path:
+        return self.build / "runtime" / "cpp" / "hffnet-classify-cpp"
+
+    def answers(self, questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The parity program's answer to each question."""
+        lines = "".join(json.dumps(question) + "\n" for question in questions)
+        program = self.build / "tests" / "runtime" / "cpp" / "hffnet-parity"
+        done = subprocess.run([program], input=lines, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run(*command: object) -> str:
+    """Run a build step; its last output becomes the failure's text."""
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{(done.stdout + done.stderr)[-6000:]}"
+    return done.stdout
+
+
+def missing() -> list[str]:
+    """What a build needs and this machine lacks."""
+    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    if "pkg-config" not in lacking:
+        lacking += [
+            name for name in PACKAGES if subprocess.run(["pkg-config", "--exists", name], check=False).returncode
+        ]
+    return lacking + ([] if find_spec("openvino") else ["openvino (pip install 'hffnet[openvino]')"])
+
+
+@pytest.fixture(scope="session")
+def cpp() -> CppRuntime:
+    if lacking := missing():
+        pytest.skip(f"the C++ runtime is not built, missing: {', '.join(lacking)} (docs/how-to/cpp-runtime.md)")
+    spec = find_spec("openvino")
+    assert spec is not None
+    assert spec.origin is not None
+    run("cmake", "--preset", PRESET, f"-DOpenVINO_DIR={Path(spec.origin).parent / 'cmake'}")
+    run("cmake", "--build", "--preset", PRESET, "--parallel", "2")
+    return CppRuntime(BUILD)

@@ -1,0 +1,139 @@
+"""What ``hffnet doctor`` finds on this machine and on trees recorded from others, and how it exits."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hffnet.runtime import machine
+from hffnet.runtime.doctor import Diagnosis, diagnose
+from hffnet.runtime.doctor_command import doctor
+from hffnet.runtime.errors import BundleError, ExitCode
+from tests.tiny import tiny_graph, write_tiny_bundle
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HFFNET_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def value_of(diagnosis: Diagnosis, name: str) -> str:
+    (found,) = [one.value for one in diagnosis.findings if one.name == name]
+    return found
+
+
+def test_this_machine_runs_the_bundle(bundle_path: Path) -> None:
+    diagnosis = diagnose(bundle_path, threads=1)
+    assert diagnosis.exit_code == ExitCode.DONE
+    assert diagnosis.engines is not None
+    winner = diagnosis.engines.winner
+    assert winner is not None
+    assert value_of(diagnosis, "engine").startswith(f"{winner.engine} fp32")
+    assert winner.flips == 0
+    # The second time the remembered table is shown.
+    assert diagnose(bundle_path, threads=1).engines == diagnosis.engines
+
+
+def test_every_finding_that_is_not_fine_has_a_fix() -> None:
+    findings = diagnose().findings
+    assert {one.section for one in findings} >= {"system", "memory", "gpu", "engines", "frames", "storage"}
+    assert all(one.fix for one in findings if one.state in {"problem", "missing"})
+
+
+def test_a_bundle_that_no_engine_answers_rightly_is_missing_an_engine(tmp_path: Path) -> None:
+    other = write_tiny_bundle(tmp_path / "other.hffnet", model=tiny_graph(np.full((1, 5), 9.0)))
+    diagnosis = diagnose(other, threads=1)
+    assert diagnosis.exit_code == ExitCode.MISSING
+    (found,) = [one for one in diagnosis.findings if one.state == "missing"]
+    assert found.fix is not None
+    assert "test vectors with an error" in found.fix
+
+
+def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "damaged.hffnet").write_bytes(b"no bundle")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        diagnose(tmp_path / "damaged.hffnet")
+
+
+def test_an_unwritable_cache_is_a_problem_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HFFNET_CACHE_DIR", "/proc/hffnet")
+    (found,) = [one for one in diagnose().findings if one.name == "engine cache"]
+    assert found.state == "problem"
+    assert "HFFNET_CACHE_DIR" in str(found.fix)
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(doctor)
+    return app
+
+
+def test_json_is_one_document(app: typer.Typer, bundle_path: Path) -> None:
+    result = CliRunner().invoke(app, [str(bundle_path), "--json", "--threads", "1"])
+    assert result.exit_code == ExitCode.DONE
+    document = json.loads(result.stdout)
+    assert document["schema_version"] == 1
+    assert {row["engine"] for row in document["engines"]["rows"]} >= {"onnxruntime"}
+
+
+def test_tables_show_engines_and_fixes(app: typer.Typer, bundle_path: Path) -> None:
+    result = CliRunner().invoke(app, [str(bundle_path), "--threads", "1"])
+    assert result.exit_code == ExitCode.DONE
+    assert "what to do" in result.stdout
+    assert "chosen" in result.stdout
+
+
+def write(root: Path, name: str, text: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("release", "revision", "jetpack"),
+    [
+        ("36", "4.3", "6.1 or 6.2"),
+        ("36", "3.0", "6.0"),
+        ("38", "2.1", "7.0"),
+        ("39", "2.2", "7.2.2"),
+        ("35", "6.0", "5.1"),
+        ("99", "1.0", None),
+    ],
+)
+def test_jetpack_from_jetson_linux(tmp_path: Path, release: str, revision: str, jetpack: str | None) -> None:
+    line = f"# R{release} (release), REVISION: {revision}, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed\n"
+    write(tmp_path, "etc/nv_tegra_release", line)
+    write(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano\0")
+    write(tmp_path, "var/lib/nvpmodel/status", "pmode:0002\n")
+    found = machine.jetson(tmp_path)
+    assert found is not None
+    assert found.jetpack == jetpack
+    assert found.model == "NVIDIA Jetson Orin Nano"
+    assert found.power_mode == "0002"
+
+
+def test_a_recorded_tree(tmp_path: Path) -> None:
+    write(tmp_path, "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 2000 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n")
+    module = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:00:00 UTC 2025\n"
+    write(tmp_path, "proc/driver/nvidia/version", module)
+    write(tmp_path, "etc/os-release", 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 24.04"\n')
+    assert machine.memory(tmp_path).available == 2000 * 1024
+    assert machine.driver_version(tmp_path) == "580.65.06"
+    assert machine.system_name(tmp_path).startswith("Ubuntu 24.04, ")
+    assert machine.jetson(tmp_path) is None
+    assert machine.governor(tmp_path) is None
+
+
+def test_a_driver_of_the_open_kind(tmp_path: Path) -> None:
+    module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\n"
+    write(tmp_path, "proc/driver/nvidia/version", module)
+    assert machine.driver_version(tmp_path) == "575.57.08"
+
+
+@pytest.mark.parametrize("text", ["", "P8, 210", "No devices were found"])
+def test_answers_of_nvidia_smi_that_are_no_answers(text: str) -> None:
+    assert machine.gpu_power_from_text(text) is None
