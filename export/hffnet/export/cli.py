@@ -53,6 +53,14 @@ def export(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write a page about int8: ranges, noise, gate, flips.")
     ] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--target-accuracy",
+            help="Hold back so that this share of answers is right as far as they go (0.95); chosen on val frames.",
+            show_default="answer every frame down to the leaf",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -89,6 +97,7 @@ def export(
         num_frames=num_frames,
         calibration=calibration,
         report=report,
+        target_accuracy=target_accuracy,
     )
     console = Console(stderr=True)
     with console.status("opening data") as status:

@@ -215,7 +215,7 @@ def trade(report: Report) -> Trade | None:
 
 def _condition_lanes(conditions: Conditions, axis: Axis, num_above: int) -> list[Lane]:
     at_s, lanes = conditions.at_s.values(), list[Lane]()
-    shares = (("own", conditions.own_share), ("other processes", conditions.other_share))
+    shares = (("this process", conditions.own_share), ("other processes", conditions.other_share))
     readings = [(f"CPUs: {name}", column.values(), 1.0, "{:.0%}") for name, column in shares]
     readings.append(("CPUs: taken by the hypervisor", conditions.steal_share.values(), 1.0, "{:.1%}"))
     readings.append(("clock", conditions.mhz.values(), 0.0, "{:.0f} MHz"))
