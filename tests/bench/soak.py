@@ -1,8 +1,8 @@
 """``make soak``: the service for minutes or a day, watched for growth.
 
 ``python -m tests.bench.soak --minutes 20 [--bundle model.hffnet]`` runs two services at once: a live source at 30
-frames a second in its own capture process, and a watched folder that gets 2 files a second. Memory, descriptors and threads
-are sampled from /proc; the first 10 % are warm-up. Exit code 1 where a limit is passed.
+frames a second in its own capture process, and a watched folder that gets 2 files a second. Memory, descriptors and
+threads are sampled from /proc; the first 10 % are warm-up. Exit code 1 where a limit is passed.
 """
 
 import argparse
