@@ -1,10 +1,10 @@
-# The front door: make demo · make test · make lint · make bench · make clean
+# The front door: make demo · make test · make lint · make bench · make soak · make clean
 # Needs Python >= 3.11 and the package registry; everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint bench bench-check clean
+.PHONY: help demo test lint bench bench-check soak clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -2
@@ -33,6 +33,12 @@ bench: $(INSTALLED)
 # Against tests/bench/baseline.json, as ratios of one run; `--store` makes a new one.
 bench-check: $(INSTALLED)
 	$(BIN)/python -m tests.bench.check
+
+# 20 minutes of two services watched for growth, then the long fault tests (200 kills); make soak MINUTES=1440 for a day
+MINUTES ?= 20
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.bench.soak --minutes $(MINUTES)
+	$(BIN)/pytest -m soak
 
 clean:
 	rm -rf .venv demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis

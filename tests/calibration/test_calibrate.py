@@ -13,12 +13,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hffnet.calibration.bias import WithMean
 from hffnet.calibration.cli import calibrate
 from hffnet.calibration.frames import check_pixels, choose_frames, load_frames
-from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
-from hffnet.calibration.observers import MinMax
+from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames, int8_from_onnx
+from hffnet.calibration.observers import MinMax, Observer, ObserverName, observer_from_name
 from hffnet.calibration.report import CalibrationReport
-from hffnet.calibration.statistics import ranges_from_frames
+from hffnet.calibration.statistics import Resume, ranges_from_frames
+from hffnet.calibration.tensorrt_cache import cache_from_ranges, ranges_from_cache
 from hffnet.runtime.dataset import Dataset, Split, open_dataset
 from hffnet.runtime.errors import ConfigError, DatasetError, GraphError
 from hffnet.runtime.preprocess import PreprocessSpec
@@ -66,6 +68,80 @@ def test_only_train_frames_that_are_not_test_frames(folder: Path) -> None:
     train, test = with_split(dataset, "train"), with_split(dataset, "test")
     with pytest.raises(DatasetError, match="are the same file"):
         choose_frames(replace(dataset, frames=train.frames + test.frames[:1]))
+
+
+def test_val_frames_do_not_calibrate_either(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    train, val = with_split(dataset, "train"), with_split(dataset, "val")
+    with pytest.raises(DatasetError, match=r"\(val\) are the same file"):
+        choose_frames(replace(dataset, frames=train.frames + val.frames[:1]))
+
+
+def test_magnifications_take_turns(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    sizes = {frame.path: 0.5 if number % 4 else 0.01 for number, frame in enumerate(dataset.frames)}
+    chosen = choose_frames(dataset, 8, pixel_size_um=lambda frame: sizes[frame.path])
+    fine = sum(sizes[frame.path] == 0.01 for frame in chosen)
+    assert fine >= 3  # a quarter of the frames, yet near half of those chosen
+    assert choose_frames(dataset, 8, pixel_size_um=lambda _: None) == choose_frames(dataset, 8)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving-average", "percentile", "entropy", "mse"])
+def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, observer: ObserverName) -> None:
+    frames, keep = textured_frames(12), tmp_path / "keep.npz"
+    options = CalibrationOptions(observer=observer, smoothing=False)
+    whole = calibration_from_frames(float_model, frames, options=options)
+
+    def interrupt(done: int) -> None:
+        if done == 9:
+            raise KeyboardInterrupt
+
+    def every_four(path: Path, identity: str) -> Resume:
+        return Resume(path=path, identity=identity, every=4)
+
+    def fresh() -> dict[str, Observer]:
+        return {name: WithMean(observer_from_name(observer)) for name in whole.placement.tensors}
+
+    with pytest.raises(KeyboardInterrupt):
+        ranges_from_frames(float_model, frames, fresh(), progress=interrupt, resume=every_four(keep, "this"))
+    seen: list[int] = []
+    observers = fresh()
+    ranges = ranges_from_frames(float_model, frames, observers, progress=seen.append, resume=every_four(keep, "this"))
+    assert seen == [9, 10, 11, 12]
+    assert ranges == whole.ranges
+    for name, once in whole.observers.items():
+        again = observers[name]
+        assert isinstance(once, WithMean)
+        assert isinstance(again, WithMean)
+        assert np.array_equal(once.mean, again.mean)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("damage", ["other", "cut"], ids=["of-another-run", "cut-off"])
+def test_progress_that_does_not_fit_is_not_used(
+    float_model: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, keep = textured_frames(4), tmp_path / "keep.npz"
+    ranges_from_frames(float_model, frames, {"n1": MinMax()}, resume=Resume(path=keep, identity="a", every=1))
+    if damage == "cut":
+        keep.write_bytes(keep.read_bytes()[:200])
+    seen: list[int] = []
+    identity = "b" if damage == "other" else "a"
+    resume = Resume(path=keep, identity=identity, every=100)
+    ranges_from_frames(float_model, frames, {"n1": MinMax()}, progress=seen.append, resume=resume)
+    assert seen == [1, 2, 3, 4]
+    assert "calibrating anew" in caplog.text
+
+
+def test_legacy_cache_round_trips_and_says_what_it_is() -> None:
+    text = cache_from_ranges({"a/Conv: odd": 12.7, "b": 3.0e-3})
+    assert text.splitlines()[0] == "TRT-100300-EntropyCalibration2"
+    # scale 0.1 as a big-endian float32
+    assert text.splitlines()[1] == "a/Conv: odd: 3dcccccd"
+    assert ranges_from_cache(text) == pytest.approx({"a/Conv: odd": 12.7, "b": 3.0e-3})
+    with pytest.raises(ConfigError, match="not a TensorRT version"):
+        cache_from_ranges({}, "ten")
+    with pytest.raises(GraphError, match="no line of a calibration cache"):
+        ranges_from_cache(text + "nonsense")
 
 
 @pytest.mark.parametrize(
@@ -147,4 +223,11 @@ def test_command_writes_graph_and_report(float_model: Path, folder: Path, tmp_pa
     assert ort.InferenceSession(output).get_inputs()[0].name == "frames"
     with pytest.raises(ConfigError, match="is the float model itself"):
         CliRunner().invoke(app, [*arguments[:4], str(float_model)], catch_exceptions=False)
-    assert not list(tmp_path.glob("*.part"))
+    cache, page = tmp_path / "calibration.cache", tmp_path / "page.html"
+    more = ["--no-smoothing", "--tensorrt-cache", str(cache), "--html", str(page)]
+    CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
+    assert ranges_from_cache(cache.read_text()).keys() == report.ranges.keys()
+    assert "<h2>Activations</h2>" in page.read_text()
+    with pytest.raises(ConfigError, match="add --no-smoothing"):
+        CliRunner().invoke(app, [*arguments, *more[1:]], catch_exceptions=False)
+    assert not [path for path in tmp_path.iterdir() if "part" in path.name]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hffnet.runtime.bundle import open_bundle
 from hffnet.runtime.cli import main
 from hffnet.train.synthetic import write_dataset
 
@@ -77,6 +78,24 @@ def test_checkpoint_and_bundle_decide_alike(folder: Path, capsys: pytest.Capture
     bundle = ran(capsys, "evaluate", folder / "model.hffnet", data, *options).document
     assert checkpoint["metrics"] == bundle["metrics"]
     assert [frame["path"] for frame in checkpoint["frames"]] == [frame["path"] for frame in bundle["frames"]]
+
+
+def test_a_target_accuracy_is_stored_reported_and_used(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    careful, data = tmp_path / "careful.hffnet", folder / "data"
+    options = ("--data", data, "-o", careful, "--json")
+    few = ran(capsys, "export", folder / "checkpoint", *options, "--target-accuracy", 0.99)
+    assert (few.code, careful.exists()) == (3, False)
+    assert "cannot promise a target accuracy of 0.99; at least 99 are needed" in few.err
+    assert ran(capsys, "export", folder / "checkpoint", *options, "--target-accuracy", 95).code == 2
+    run("export", folder / "checkpoint", *options, "--target-accuracy", 0.6)
+    report = json.loads(open_bundle(careful).member("trust.json"))
+    assert report["target_accuracy"] == 0.6
+    split = ("--split", "test", "--checkpoint", folder / "checkpoint", "--engine", "onnxruntime", "--json")
+    found = ran(capsys, "evaluate", careful, data, *split).document["assessment"]
+    assert found["min_confidence"] == report["min_confidence"]
+    assert found["operating_point"] == pytest.approx(report["precisions"]["fp32"]["realised"])
 
 
 def test_a_watched_folder_gives_each_frame_once_as_classify_says(

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from hffnet.runtime.classifier import Classifier
+from hffnet.runtime.manifest import Novelty
 from hffnet.runtime.result import prediction_json
 from tests.parity.conftest import ROOT, CppRuntime, run
-from tests.tiny import tiny_graph, write_tiny_bundle
+from tests.tiny import tiny_graph, tiny_manifest, tiny_taxonomy, write_tiny_bundle
 
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the C++ runtime
 
@@ -76,6 +77,24 @@ def test_classify_prints_what_python_prints(cpp: CppRuntime, bundle_path: Path, 
             assert list(found["timings_ms"]) == list(expected["timings_ms"])
             same(without_times(found), without_times(expected))
     assert documents[-2]["status"] == "not_classified"
+
+
+@pytest.mark.parametrize("max_energy", [-1e6, 1e6], ids=["refused", "known"])
+def test_both_ask_for_scale_and_novelty(
+    cpp: CppRuntime, frames: list[Path], shared: Path, tmp_path: Path, max_energy: float
+) -> None:
+    novelty = Novelty(max_energy=max_energy, quantile=0.99, num_frames=100)
+    changes = {"novelty": novelty, "pixel_size_um": (1e-4, 2e-4)}
+    manifest = tiny_manifest(tiny_taxonomy()).model_copy(update=changes)
+    bundle = write_tiny_bundle(tmp_path / "gated.hffnet", manifest=manifest)
+    scaled = sorted((shared / "data" / "vendor_tiff" / "fei").rglob("*.tif"))[:4]
+    _, documents, _ = outputs(cpp.classify, bundle, *frames[:2], *scaled)
+    with Classifier.open(bundle, engine="openvino") as classifier:
+        for path, document in zip([*frames[:2], *scaled], documents, strict=True):
+            expected = prediction_json(
+                classifier.classify(path), classifier.bundle.manifest.taxonomy, classifier.bundle.sha256
+            )
+            same(without_times(document), without_times(json.loads(json.dumps(expected))))
 
 
 def test_benchmark_times_every_stage(cpp: CppRuntime, bundle_path: Path, frames: list[Path]) -> None:

@@ -20,7 +20,7 @@ class FakeCamera:
 
     def read(self) -> GreyPixels | None:
         self.num += 1
-        time.sleep(0.005)
+        time.sleep(1 / 30 if self.what == "30fps" else 0.005)
         match self.what:
             case "hangs":
                 while self.num > 2:
@@ -31,6 +31,8 @@ class FakeCamera:
                 raise OSError(19, "No such device")
             case "nothing" if self.num > 1:
                 return None
+            case "30fps":
+                return np.random.default_rng(self.num).integers(20, 230, (480, 640), dtype=np.uint8)
             case "large":
                 return np.zeros((4096, 4096), np.uint8)
         height = 48 + 8 * (self.num % 2) if self.what == "resizes" else 48

@@ -301,3 +301,16 @@ def test_one_file_is_a_source_whatever_its_name(folder: Path) -> None:
 def test_a_source_that_cannot_be_opened_says_why(folder: Path, uri: str, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         open_source(uri.format(folder))
+
+
+def test_a_frame_waits_for_its_late_sidecar_and_not_for_ever(folder: Path) -> None:
+    watched = Watched(folder, sidecar_s=5)
+    write(folder / "a.tif")
+    write(folder / "b.tif")
+    assert [watched.names() for _ in range(10)] == [[]] * 10
+    write(folder / "a.txt", b"$CM_MAG 100")
+    assert watched.names() == []
+    write(folder / "a.txt", b"$CM_MAG 100\n$$SM_MICRON_BAR 100")
+    assert watched.names() == []
+    assert watched.names() == ["a.tif"]
+    assert [name for _ in range(60) for name in watched.names()] == ["b.tif"]

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hffnet.calibration.graph import GraphIndex, attribute
-from hffnet.calibration.observers import NUM_LEVELS, Observer, Values
+from hffnet.calibration.observers import NUM_LEVELS, Observer, State, Values
 from hffnet.calibration.placement import Placement, WeightedPoint
 from hffnet.calibration.weights import int8_from_weight, scales_from_weight
 
@@ -41,6 +41,20 @@ class WithMean:
     def range(self, num_levels: int = NUM_LEVELS) -> float:
         """See ``Observer``."""
         return self.observer.range(num_levels)
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        own: State = {"count": np.array(self.count)}
+        if self.total is not None:
+            own["total"] = self.total
+        return {**own, **{f"observer_{key}": value for key, value in self.observer.state().items()}}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.count = int(state["count"])
+        self.total = state["total"].astype(np.float64) if "total" in state else None
+        inner = {key.removeprefix("observer_"): v for key, v in state.items() if key.startswith("observer_")}
+        self.observer.restore(inner)
 
     @property
     def mean(self) -> Array | None:

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from hffnet.calibration.frames import CalibrationFrames
-    from hffnet.calibration.int8 import CalibrationOptions
+    from hffnet.calibration.int8 import Calibration, CalibrationOptions
     from hffnet.calibration.report import CalibrationReport
 
 
@@ -20,7 +18,7 @@ def calibrate(
     num_frames: Annotated[int, typer.Option(min=1, help="Frames to use; 500 and more are recommended.")] = 512,
     observer: Annotated[
         Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
-    ] = "mse",
+    ] = "entropy",
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     include: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to quantize all the same.")] = None,
@@ -28,6 +26,15 @@ def calibrate(
     activations: Annotated[
         Literal["int8", "uint8"], typer.Option(help="uint8: where never negative; CPU engines only.")
     ] = "int8",
+    bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
+    smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page: ranges over histograms, noise, frames.")
+    ] = None,
+    tensorrt_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="LEGACY: also write a calibration.cache for TensorRT up to 10 and DLA."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -37,19 +44,35 @@ def calibrate(
 
     if output.resolve() == model.resolve():
         raise ConfigError(f"{output} is the float model itself; name another file with -o")
+    if tensorrt_cache and smoothing:
+        raise ConfigError(
+            "--tensorrt-cache holds ranges of the float graph as it is; smoothing changes them: add --no-smoothing"
+        )
     options = CalibrationOptions(
         observer=observer,
         percentile=percentile,
         mode=mode,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
+        bias_correction=bias_correction,
+        smoothing=smoothing,
         seed=seed,
     )
     frames = _frames(data, num_frames, seed, _frame_size(model))
-    quantized, report = _calibrated(model, frames, options, activations)
+    # An interrupted command with the same arguments goes on from this file.
+    keep = output.with_suffix(".calibration.part.npz")
+    calibration = _calibrated(model, frames, options, activations, keep)
+    report = calibration.report()
     report_path = output.with_suffix(".calibration.json")
-    _write(output, quantized.SerializeToString())
+    _write(output, calibration.quantized().SerializeToString())
     _write(report_path, report.model_dump_json(indent=1).encode())
+    if html:
+        from hffnet.calibration.html_report import html_from_calibration
+
+        _write(html, html_from_calibration(calibration, report).encode())
+    if tensorrt_cache:
+        _write(tensorrt_cache, _cache(calibration).encode())
+    keep.unlink(missing_ok=True)
     _say(model, output, report_path, report, as_json=as_json)
 
 
@@ -60,35 +83,48 @@ def _frame_size(model: Path) -> int:
 
 
 def _frames(data: Path, num_frames: int, seed: int, size: int) -> "CalibrationFrames":
-    from hffnet.calibration.frames import choose_frames, load_frames
+    from hffnet.calibration.frames import choose_frames, load_frames, pixel_size_from_file
     from hffnet.runtime.dataset import open_dataset
     from hffnet.runtime.preprocess import PreprocessSpec
 
     dataset = open_dataset(data)
-    chosen = choose_frames(dataset, num_frames, seed=seed)
+    chosen = choose_frames(dataset, num_frames, seed=seed, pixel_size_um=pixel_size_from_file)
     return load_frames(chosen, dataset, PreprocessSpec(size=size))
 
 
 def _calibrated(
-    model: Path, frames: "CalibrationFrames", options: "CalibrationOptions", activations: Literal["int8", "uint8"]
-) -> "tuple[ModelProto, CalibrationReport]":
+    model: Path,
+    frames: "CalibrationFrames",
+    options: "CalibrationOptions",
+    activations: Literal["int8", "uint8"],
+    keep: Path,
+) -> "Calibration":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hffnet.calibration.int8 import int8_from_onnx
+    from hffnet.calibration.int8 import calibration_from_frames
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("calibrating", total=len(frames.pixels))
-        return int8_from_onnx(
+        return calibration_from_frames(
             model,
             frames.pixels,
             options=options,
             origins=frames.origins,
             activations=activations,
             progress=lambda done: bar.update(task, completed=done),
+            keep=keep,
         )
+
+
+def _cache(calibration: "Calibration") -> str:
+    from hffnet.calibration.observers import NUM_LEVELS
+    from hffnet.calibration.tensorrt_cache import cache_from_ranges
+
+    # TensorRT's own rounding is int8 whatever the graph's is.
+    return cache_from_ranges({name: o.range(NUM_LEVELS) for name, o in calibration.observers.items()})
 
 
 def _write(path: Path, content: bytes) -> None:

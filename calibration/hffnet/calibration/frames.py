@@ -6,6 +6,7 @@ frames that cannot show the network's ranges (blank, all the same, also in the t
 
 import hashlib
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hffnet.runtime.dataset import Dataset, LabelledFrame
-from hffnet.runtime.errors import ConfigError, DatasetError
+from hffnet.runtime.errors import ConfigError, DatasetError, FrameError
+from hffnet.runtime.metadata import sidecars_of
 from hffnet.runtime.preprocess import PreprocessSpec, preprocess
 from hffnet.runtime.read import read_frame
 
@@ -47,14 +49,19 @@ class CalibrationFrames:
     pixel_sizes_um: tuple[float | None, ...]
 
 
+PixelSize = Callable[[LabelledFrame], float | None]
+"""Micrometres per pixel of a labelled frame; None where its file does not say."""
+
+
 def choose_frames(
-    dataset: Dataset, num_frames: int = DEFAULT_NUM_FRAMES, *, seed: int = 0
+    dataset: Dataset, num_frames: int = DEFAULT_NUM_FRAMES, *, seed: int = 0, pixel_size_um: PixelSize | None = None
 ) -> tuple[LabelledFrame, ...]:
     """Frames of the train split, spread over the leaves, in an order given by ``seed`` alone.
 
     Leaves take turns until ``num_frames`` are chosen, so rare classes show their ranges too; within a leaf a group
-    (specimen, duplicates) gives its second frame only when every group has given one. A data set without any split is
-    taken as train altogether.
+    (specimen, duplicates) gives its second frame only when every group has given one, and where ``pixel_size_um`` is
+    given, magnifications (octaves of pixel size) take turns too. A data set without any split is taken as train
+    altogether.
 
     Raises:
         ConfigError: ``num_frames`` is below 1.
@@ -69,6 +76,9 @@ def choose_frames(
     turns = []
     for number, (leaf, frames) in enumerate(sorted(leaves.items())):
         ordered = _groups_in_turn(frames, seed, leaf)
+        if pixel_size_um is not None:
+            # Reading a file's metadata costs: no more of them than could be wanted from this leaf four times over.
+            ordered = _magnifications_in_turn(ordered[: 4 * num_frames], pixel_size_um)
         turns += [(turn, number, frame) for turn, frame in enumerate(ordered)]
     turns.sort(key=lambda entry: entry[:2])
     chosen = tuple(frame for _, _, frame in turns[:num_frames])
@@ -166,6 +176,31 @@ def _groups_in_turn(frames: list[LabelledFrame], seed: int, leaf: tuple[str, ...
         turns.append((seen[frame.group], frame))
         seen[frame.group] += 1
     return [frame for _, frame in sorted(turns, key=lambda entry: entry[0])]
+
+
+def _magnifications_in_turn(frames: list[LabelledFrame], pixel_size_um: PixelSize) -> list[LabelledFrame]:
+    seen = Counter[int | None]()
+    turns = []
+    for frame in frames:
+        size = pixel_size_um(frame)
+        octave = None if not size else math.floor(math.log2(size))
+        turns.append((seen[octave], frame))
+        seen[octave] += 1
+    return [frame for _, frame in sorted(turns, key=lambda entry: entry[0])]
+
+
+def pixel_size_from_file(frame: LabelledFrame) -> float | None:
+    """Micrometres per pixel as the frame's file or the text beside it tells; None where neither can.
+
+    Only files that may carry it are read. One that cannot be read says nothing here; it is named when it is used.
+    """
+    may_tell = frame.path.suffix.lower() in {".tif", ".tiff"} or any(p.exists() for p in sidecars_of(frame.path))
+    if not may_tell:
+        return None
+    try:
+        return read_frame(frame.path).acquisition.pixel_size_um
+    except FrameError:
+        return None
 
 
 def _refuse_measured_frames(chosen: Sequence[LabelledFrame], dataset: Dataset) -> None:

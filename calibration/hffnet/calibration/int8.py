@@ -4,6 +4,7 @@ What the frames told (``Calibration``) is kept apart from the graphs made of it:
 graphs, and every placement that the gate tries.
 """
 
+import hashlib
 import logging
 import tempfile
 import time
@@ -29,11 +30,11 @@ from hffnet.calibration.smoothing import (
     smoothed_from_onnx,
     smoothing_from_moments,
 )
-from hffnet.calibration.statistics import Progress, ranges_from_frames
+from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
 
 logger = logging.getLogger(__name__)
 
-_NUM_SMOOTHING_FRAMES = 128  # only the ratio of a LayerNorm's channels is asked for
+_NUM_SMOOTHING_FRAMES = 32  # of 49 positions each: enough for the ratios of a LayerNorm's channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +146,17 @@ def int8_from_onnx(
     origins: Sequence[FrameOrigin] | None = None,
     activations: ActivationType = "int8",
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> tuple[ModelProto, CalibrationReport]:
     """Calibrate a float graph and quantize it; arguments and errors as of ``calibration_from_frames``."""
     calibration = calibration_from_frames(
-        float_model, frames_NHW, options=options, origins=origins, activations=activations, progress=progress
+        float_model,
+        frames_NHW,
+        options=options,
+        origins=origins,
+        activations=activations,
+        progress=progress,
+        keep=keep,
     )
     return calibration.quantized(), calibration.report()
 
@@ -162,6 +170,7 @@ def calibration_from_frames(
     activations: ActivationType = "int8",
     placement: Placement | None = None,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> Calibration:
     """Run the frames through the float graph and keep what they tell.
 
@@ -176,11 +185,13 @@ def calibration_from_frames(
         activations: see ``qdq_from_onnx``.
         placement: another than the options' own.
         progress: called with the number of frames done.
+        keep: file for what was seen so far; an interrupted call with the same arguments goes on from it.
 
     Raises:
         ConfigError, DatasetError, GraphError: see the functions called here.
     """
     check_pixels(frames_NHW)
+    used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
     placement, levels, norms = _planned(float_model, options, activations, placement)
     began = time.monotonic()
     smoothing = _smoothing(float_model, frames_NHW, placement, norms) if options.smoothing and norms else {}
@@ -192,7 +203,13 @@ def calibration_from_frames(
     with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
         path = _smoothed(float_model, smoothing, Path(folder))
         ranges = ranges_from_frames(
-            path, frames_NHW, observers, batch=options.batch, num_levels=levels, progress=progress
+            path,
+            frames_NHW,
+            observers,
+            batch=options.batch,
+            num_levels=levels,
+            progress=progress,
+            resume=Resume(path=keep, identity=_identity(path, used, options, observers)) if keep else None,
         )
         means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
         shifts = shifts_from_means(model_from_path(path), means, placement) if means else {}
@@ -206,10 +223,20 @@ def calibration_from_frames(
         observers=observers,
         smoothing=smoothing,
         shifts=shifts,
-        origins=tuple(origins) if origins is not None else origins_from_pixels(frames_NHW),
+        origins=used,
         activations=activations,
         seconds=seconds,
     )
+
+
+def _identity(
+    path: Path, origins: Sequence[FrameOrigin], options: CalibrationOptions, observers: Mapping[str, Observer]
+) -> str:
+    """Of everything that decides what the observers have seen, the order of the frames included."""
+    with path.open("rb") as file:
+        graph = hashlib.file_digest(file, "sha256").hexdigest()
+    words = [graph, repr(options), *observers, *(origin.sha256 for origin in origins)]
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
 def _planned(

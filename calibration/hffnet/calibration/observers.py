@@ -19,6 +19,7 @@ from hffnet.runtime.errors import ConfigError, GraphError
 
 Values = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
+State = dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]
 
 ObserverName = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 
@@ -50,6 +51,12 @@ class Observer(Protocol):
             num_levels: above zero: ``NUM_LEVELS`` of int8, ``NUM_UNSIGNED_LEVELS`` of uint8. With more levels the
                 best range is wider.
         """
+
+    def state(self) -> State:
+        """Everything seen so far, as arrays; ``restore`` of a fresh observer takes it."""
+
+    def restore(self, state: State) -> None:
+        """Take up where ``state`` was."""
 
 
 def amax_from_values(values: Values) -> float:
@@ -113,6 +120,15 @@ class Histogram:
             counts = cv2.calcHist([bins], [0], None, [NUM_BINS], [0, NUM_BINS])
             self.counts += counts.reshape(-1).astype(np.int64)
 
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"counts": self.counts, "ends": np.array([self.limit, self.amax])}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.counts = state["counts"].astype(np.int64)
+        self.limit, self.amax = (float(end) for end in state["ends"])
+
     def _widen(self, amax: float) -> None:
         limit = 2.0 ** math.frexp(amax)[1]
         if self.limit:
@@ -138,6 +154,14 @@ class MinMax:
         """See ``Observer``."""
         return self._amax
 
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"amax": np.array(self._amax)}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self._amax = float(state["amax"])
+
 
 class MovingAverage:
     """Exponential moving average of each batch's largest magnitude: one odd batch does not decide."""
@@ -155,6 +179,15 @@ class MovingAverage:
     def range(self, num_levels: int = NUM_LEVELS) -> float:  # noqa: ARG002 (the same for any number of levels)
         """See ``Observer``."""
         return self._average or 0.0
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"average": np.array(math.nan if self._average is None else self._average)}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        average = float(state["average"])
+        self._average = None if math.isnan(average) else average
 
 
 class Percentile:
@@ -174,6 +207,14 @@ class Percentile:
         """See ``Observer``."""
         return percentile_range(self.histogram, self._percentile)
 
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.histogram.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.histogram.restore(state)
+
 
 class Entropy:
     """The range that keeps most of the distribution's information (Kullback-Leibler divergence)."""
@@ -189,6 +230,14 @@ class Entropy:
         """See ``Observer``."""
         return entropy_range(self.histogram, num_levels)
 
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.histogram.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.histogram.restore(state)
+
 
 class MeanSquaredError:
     """The range with the least mean squared error between float and quantized values."""
@@ -203,6 +252,14 @@ class MeanSquaredError:
     def range(self, num_levels: int = NUM_LEVELS) -> float:
         """See ``Observer``."""
         return mse_range(self.histogram, num_levels)
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.histogram.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.histogram.restore(state)
 
 
 def observer_from_name(name: ObserverName, *, percentile: float = 99.99) -> Observer:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from hffnet.calibration.graph import GraphIndex, attribute
-from hffnet.calibration.observers import NUM_LEVELS, Values
+from hffnet.calibration.observers import NUM_LEVELS, State, Values
 from hffnet.calibration.placement import Placement
 from hffnet.runtime.errors import GraphError
 
@@ -56,6 +56,15 @@ class ChannelMoments:
     def range(self, num_levels: int = NUM_LEVELS) -> float:  # noqa: ARG002
         """See ``Observer``."""
         return float(self.amax.max())
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return {"amax": self.amax, "squares": self._squares, "count": np.array(self._count)}
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.amax, self._squares = state["amax"].astype(np.float64), state["squares"].astype(np.float64)
+        self._count = int(state["count"])
 
     @property
     def mean_square(self) -> Vector:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +22,27 @@ import onnx
 import onnxruntime as ort
 
 from hffnet.calibration.observers import NUM_LEVELS, Observer
+from hffnet.calibration.resume import restore_progress, save_progress
 from hffnet.runtime.errors import DatasetError, GraphError
 
 Frame = npt.NDArray[np.uint8]
 Progress = Callable[[int], None]
 """Called after each batch with the number of frames done so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Where to keep what was seen, and how often.
+
+    Attributes:
+        path: a file; not removed at the end, the caller knows when nothing can fail any more.
+        identity: of graph, frames and method; see ``resume``.
+        every: frames between two writings.
+    """
+
+    path: Path
+    identity: str
+    every: int = 64
 
 
 def ranges_from_frames(
@@ -37,6 +54,7 @@ def ranges_from_frames(
     num_threads: int | None = None,
     num_levels: Mapping[str, int] = MappingProxyType({}),
     progress: Progress | None = None,
+    resume: Resume | None = None,
 ) -> dict[str, float]:
     """Activation range of each observed tensor.
 
@@ -48,17 +66,19 @@ def ranges_from_frames(
         num_threads: of onnxruntime, and to count values; all cores where None.
         num_levels: above zero, of tensors that do not have those of int8.
         progress: see ``Progress``.
+        resume: keep what was seen in a file, and go on from it.
 
     Raises:
         DatasetError: no frame.
         GraphError: onnxruntime refuses the graph, a tensor is unknown, or its values are not finite.
     """
-    count = 0
     names = list(observers)
+    count = restore_progress(resume.path, resume.identity, observers) if resume else 0
+    saved = count
     workers = ThreadPoolExecutor(num_threads or os.cpu_count(), "observer")
     with _observed_session(model, names, num_threads) as session, workers:
         input_name = session.get_inputs()[0].name
-        iterator = iter(frames_HW)
+        iterator = islice(iter(frames_HW), count, None)
         while frames := list(islice(iterator, batch)):
             values = session.run(names, {input_name: np.stack(frames)})
             list(workers.map(_update, observers.values(), names, values))
@@ -66,6 +86,9 @@ def ranges_from_frames(
             count += len(frames)
             if progress:
                 progress(count)
+            if resume and count - saved >= resume.every:
+                save_progress(resume.path, resume.identity, count, observers)
+                saved = count
     if not count:
         raise DatasetError("no calibration frame was given; expected at least one, better 500")
     return {name: observer.range(num_levels.get(name, NUM_LEVELS)) for name, observer in observers.items()}

@@ -18,10 +18,11 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
-from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames
+from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames, pixel_size_from_file
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
+from hffnet.calibration.html_report import Flip, html_from_calibration
 from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
 from hffnet.calibration.sensitivity import Quantizer
@@ -31,10 +32,13 @@ from hffnet.export.held_out import Roles, roles_from_checkpoint
 from hffnet.export.model_card import card_from_manifest
 from hffnet.export.onnx import onnx_from_deploy_form
 from hffnet.export.parity import FP16_TOLERANCE, logits_of_deploy_form, parity_of_deploy_form, parity_of_onnx
+from hffnet.export.trust import TRUST, card_section, trust_from_logits, with_target
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GateError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
+from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
 
 _NUM_PARITY_FRAMES = 8
@@ -58,6 +62,9 @@ class ExportOptions:
         budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much int8 must cover.
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
+        report: HTML file to write about int8, beside the bundle; none where None.
+        target_accuracy: share of frames whose answer is to be right as far as it goes; the bundle then holds back below
+            the confidence that keeps it on the checkpoint's val frames. None keeps the checkpoint's threshold.
     """
 
     name: str | None = None
@@ -66,6 +73,8 @@ class ExportOptions:
     budget: Budget = field(default_factory=Budget)
     num_frames: int = 512
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    report: Path | None = None
+    target_accuracy: float | None = None
 
 
 def bundle_from_checkpoint(
@@ -89,12 +98,16 @@ def bundle_from_checkpoint(
 
     Raises:
         ParityError: a form of the network differs from the one before.
-        GateError: fp16 costs more than the budget, or int8 does with every part restored that may be.
+        GateError: fp16 costs more than the budget, or int8 does with every part restored that may be,
+            or no threshold meets the target accuracy.
         ConfigError, DatasetError, FrameError, CheckpointError, GraphError: as the steps name them.
     """
     check_bundle_path(out)
     roles = roles_from_checkpoint(data, checkpoint, held_out)
     say("reading held-out frames")
+    if options.target_accuracy is not None:
+        say("choosing the confidence to hold back at")
+        checkpoint = with_target(checkpoint, data, roles.held_out, options.target_accuracy)
     measured = load_frames(roles.held_out.frames, roles.held_out, checkpoint.config.preprocess)
     with tempfile.TemporaryDirectory(prefix=".hffnet-export-", dir=out.parent) as folder:
         return _Exporter(checkpoint, roles, measured, options, Path(folder), say).write(out)
@@ -130,12 +143,14 @@ class _Exporter:
             decode=checkpoint.config.decode,
         )
         self._reference: Scored
+        self._page = ""
         self._options = options
         self._folder = folder
         self._say = say
         self._members: dict[str, bytes | Path] = {}
         self._graphs: list[Graph] = []
         self._metrics: dict[Precision, Metrics] = {}
+        self._logits: dict[Precision, npt.NDArray[np.float32]] = {}
         self._pixel_sizes_um: list[float] = []
 
     def write(self, out: Path) -> Bundle:
@@ -147,9 +162,17 @@ class _Exporter:
         if self._options.int8 or self._options.fp16:
             self._measure_reductions(form, fp32, vectors)
         manifest = self._manifest(num_parameters)
-        self._members[MODEL_CARD] = card_from_manifest(manifest).encode()
+        trust = trust_from_logits(
+            self._logits, self._roles.held_out, self._checkpoint.config.decode, self._options.target_accuracy
+        )
+        self._members[TRUST] = trust.model_dump_json(indent=1).encode()
+        self._members[MODEL_CARD] = (card_from_manifest(manifest) + card_section(trust)).encode()
         self._say(f"writing {out}")
-        return write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        bundle = write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
+        if self._options.report and self._page:
+            with whole_file(self._options.report) as temporary:
+                temporary.write_text(self._page, encoding="utf-8")
+        return bundle
 
     def _folded(self) -> DeployForm:
         self._say("folding the network and proving it equal")
@@ -167,13 +190,18 @@ class _Exporter:
         self._add_graph("fp32", "cpu", path, vectors, floor=_FP32_TOLERANCE)
         self._say("measuring fp32")
         self._reference = scored(path, self._held_out)
-        self._metrics["fp32"] = self._reference.metrics
+        self._keep("fp32", self._reference)
         return path
 
     def _measure_reductions(self, form: DeployForm, fp32: Path, vectors: _Vectors) -> None:
         """Everything that is not float32: each graph is kept only where its measured loss is within the budget."""
         options = self._options
-        chosen = choose_frames(self._roles.calibration, options.num_frames, seed=options.calibration.seed or 0)
+        chosen = choose_frames(
+            self._roles.calibration,
+            options.num_frames,
+            seed=options.calibration.seed or 0,
+            pixel_size_um=pixel_size_from_file,
+        )
         self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
@@ -200,7 +228,7 @@ class _Exporter:
                 f" {self._roles.evaluated_on}; at most {self._options.budget.max_drop} may be lost, so no bundle was"
                 " written. Use fp32 or int8 for CPU engines"
             )
-        self._metrics["fp16"] = score.metrics
+        self._keep("fp16", score)
         self._add_graph("fp16", "tensorrt", path, vectors, floor=FP16_TOLERANCE)
         return path
 
@@ -214,7 +242,7 @@ class _Exporter:
             activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT takes int8 only
         )
         passed = self._gated("cpu", calibration.quantized, calibration.placement, vectors)
-        self._metrics["int8"] = passed.score.metrics
+        self._keep("int8", passed.score)
         report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
         if half is not None:
             # Groups are ranked once: what int8 costs a group is nearly the same in both graphs.
@@ -222,6 +250,20 @@ class _Exporter:
             other = self._gated("tensorrt", quantizer, passed.placement, vectors)
             report = report.model_copy(update={"gate_tensorrt": other.report})
         self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
+        if self._options.report:
+            self._page = html_from_calibration(calibration, report, self._flips(passed))
+
+    def _flips(self, passed: Passed) -> list[Flip]:
+        return [
+            Flip(
+                name=self._roles.held_out.relative(self._roles.held_out.frames[k]),
+                pixels=self._held_out.frames[k],
+                truth=self._held_out.truths[k],
+                before=self._reference.paths[k],
+                after=passed.score.paths[k],
+            )
+            for k in passed.report.flips
+        ]
 
     def _gated(self, family: Family, quantizer: Quantizer, placement: Placement, vectors: _Vectors) -> Passed:
         passed = placement_within_budget(
@@ -231,6 +273,9 @@ class _Exporter:
         path.write_bytes(quantizer(passed.placement).SerializeToString())
         self._add_graph("int8", family, path, vectors, floor=_INT8_FLOOR)
         return passed
+
+    def _keep(self, precision: Precision, score: Scored) -> None:
+        self._metrics[precision], self._logits[precision] = score.metrics, score.logits
 
     def _add_graph(self, precision: Precision, family: Family, path: Path, vectors: _Vectors, *, floor: float) -> None:
         error = 0.0
@@ -260,6 +305,8 @@ class _Exporter:
             graphs=tuple(self._graphs),
             metrics=self._metrics,
             pixel_size_um=(min(sizes), max(sizes)) if sizes else None,
+            # Of the fp32 graph; what other precisions add to an energy is far below the spread between frames.
+            novelty=novelty_from_energies(energies_from_logits(self._reference.logits, self._checkpoint.taxonomy)),
             provenance=Provenance(
                 created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                 checkpoint_sha256=checkpoint_sha256(self._checkpoint.folder),

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hffnet.runtime.bundle import Bundle
 
 
@@ -50,6 +52,24 @@ def export(
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Also write a page about int8: ranges, noise, gate, flips.")
+    ] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            "--target-accuracy",
+            help="Hold back so that this share of answers is right as far as they go (0.95); chosen on val frames.",
+            show_default="answer every frame down to the leaf",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None,
+        typer.Option(help="Also build engines ahead of time, beside the bundle; tensorrt-rtx needs no GPU for it."),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="sm86,sm89,sm120", help="For which GPUs; default: the one of this machine.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -61,6 +81,7 @@ def export(
     from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
     from hffnet.export.bundle_writer import check_bundle_path
     from hffnet.runtime.dataset import open_dataset
+    from hffnet.runtime.errors import ConfigError
     from hffnet.train.checkpoint import open_checkpoint
 
     check_bundle_path(out)
@@ -75,9 +96,20 @@ def export(
         seed=seed,
     )
     budget = Budget(max_drop=max_drop, min_quantized_share=min_quantized_share, always_rank=sensitivity)
+    if report is not None and (report.is_dir() or not report.parent.is_dir() or not int8):
+        raise ConfigError(f"--report {report} needs --int8, and a file in a folder that exists")
     options = ExportOptions(
-        name=name, int8=int8, fp16=fp16, budget=budget, num_frames=num_frames, calibration=calibration
+        name=name,
+        int8=int8,
+        fp16=fp16,
+        budget=budget,
+        num_frames=num_frames,
+        calibration=calibration,
+        report=report,
+        target_accuracy=target_accuracy,
     )
+    if gpu is not None and engine is None:
+        raise ConfigError(f"--gpu {gpu} says for which GPUs, but no --engine is asked for; add --engine tensorrt-rtx")
     console = Console(stderr=True)
     with console.status("opening data") as status:
 
@@ -94,14 +126,36 @@ def export(
             held_out=None if held_out is None else open_dataset(held_out, opened.taxonomy),
             say=say,
         )
-    _show(bundle, as_json=as_json)
+        engines = [] if engine is None else _engines(bundle, engine, gpu, say)
+    _show(bundle, engines, as_json=as_json)
 
 
-def _show(bundle: "Bundle", *, as_json: bool) -> None:
+def _engines(bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str], None]") -> list[Path]:
+    """One engine for each TensorRT graph of the bundle, or for its fp32 graph where it has none."""
+    from hffnet.export.engine_builder import write_engine
+    from hffnet.runtime.engines.builder import BuildOptions, architectures_from_text
+    from hffnet.runtime.engines.flavour import flavour_named
+    from hffnet.runtime.manifest import Precision
+
+    options = BuildOptions(architectures=() if gpu is None else architectures_from_text(gpu))
+    of_family = [graph.precision for graph in bundle.manifest.graphs if graph.family == "tensorrt"]
+    precisions: list[Precision] = of_family or ["fp32"]
+    paths = []
+    for precision in precisions:
+        say(f"building the {precision} engine for {engine}")
+        path = bundle.path.with_suffix(f".{precision}.{engine}.engine")
+        write_engine(bundle, path, flavour_named(engine), options, precision=precision)
+        paths.append(path)
+    return paths
+
+
+def _show(bundle: "Bundle", engines: list[Path], *, as_json: bool) -> None:
     from hffnet.runtime.commands import print_json, print_tables
     from hffnet.runtime.inspection import document_from_bundle, tables_from_bundle
 
     if as_json:
-        print_json({**document_from_bundle(bundle), "command": "export"})
+        print_json({**document_from_bundle(bundle), "command": "export", "engines": [str(path) for path in engines]})
     else:
         print_tables(tables_from_bundle(bundle)[1:3])
+        for path in engines:
+            typer.echo(f"engine {path}, described in {path.name}.json")

@@ -30,7 +30,7 @@ struct Classifier::Held {
 std::optional<std::string> Prediction::not_classified() const {
   std::string reasons;
   for (const GateResult& gate : gates) {
-    if (!gate.passed) reasons += (reasons.empty() ? "" : "; ") + gate.reason;
+    if (gate.stops()) reasons += (reasons.empty() ? "" : "; ") + gate.reason;
   }
   if (reasons.empty()) return std::nullopt;
   return reasons;
@@ -70,10 +70,17 @@ Result<Prediction> Classifier::classify_frame(const Frame& frame, Timings timing
                           0,          std::move(timings)};
     Timings& times = prediction.timings_ms;
     prediction.gates = timed(times, "gates", [&] { return check_gates(frame.picture()); });
-    if (prediction.not_classified()) return prediction;
     const Manifest& manifest = held_->bundle.manifest();
+    if (manifest.pixel_size_um && frame.acquisition.pixel_size_um) {
+      prediction.gates.push_back(pixel_size_gate(*frame.acquisition.pixel_size_um, *manifest.pixel_size_um));
+    }
+    if (prediction.not_classified()) return prediction;
     ATTEMPT(const auto input, timed(times, "preprocess", [&] { return held_->preprocess(frame.picture()); }));
     ATTEMPT_DONE(timed(times, "infer", [&] { return held_->engine.engine->infer(input, held_->outputs); }));
+    if (manifest.novelty) {
+      prediction.gates.push_back(novelty_gate(held_->outputs.logits, manifest.taxonomy, *manifest.novelty));
+      if (prediction.not_classified()) return prediction;
+    }
     ATTEMPT(Decision decision,
             timed(times, "decode", [&] { return decode(held_->outputs.logits, manifest.taxonomy, manifest.decode); }));
     prediction.decision = std::move(decision);

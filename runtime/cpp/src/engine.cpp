@@ -44,6 +44,8 @@ Result<SelfTest> self_test(Engine& engine, const Bundle& bundle, const Graph& gr
   const std::size_t num_columns = vectors.logits.size() / vectors.num_frames;
   const std::size_t num_pixels = vectors.frames.size() / vectors.num_frames;
   double difference = 0.0, largest = 1e-6, cosine = 1.0;
+  const Manifest& manifest = bundle.manifest();
+  std::size_t flips = 0;
   Outputs outputs;
   for (std::size_t n = 0; n < vectors.num_frames; ++n) {
     ATTEMPT_DONE(engine.infer(std::span(vectors.frames).subspan(n * num_pixels, num_pixels), outputs));
@@ -62,16 +64,21 @@ Result<SelfTest> self_test(Engine& engine, const Bundle& bundle, const Graph& gr
       expected += reference * reference;
     }
     cosine = std::min(cosine, dot / std::max(std::sqrt(found * expected), 1e-12));
+    const auto references = std::span(vectors.logits).subspan(n * num_columns, num_columns);
+    ATTEMPT(const Decision one, decode(outputs.logits, manifest.taxonomy, manifest.decode));
+    ATTEMPT(const Decision other, decode(references, manifest.taxonomy, manifest.decode));
+    flips += one.path != other.path ? 1 : 0;
   }
-  return SelfTest{difference / largest, graph.tolerance, cosine, vectors.num_frames};
+  return SelfTest{difference / largest, graph.tolerance, cosine, flips, vectors.num_frames};
 }
 
 Result<std::unique_ptr<Engine>> open_named(const std::string& name, const std::vector<std::uint8_t>& graph,
-                                           const EngineOptions& options) {
+                                           bool is_int8, const EngineOptions& options) {
 #ifdef HFFNET_WITH_OPENVINO
-  if (name == "openvino") return open_openvino(graph, options.threads);
+  if (name == "openvino") return open_openvino(graph, is_int8, options.threads);
 #endif
   static_cast<void>(graph);
+  static_cast<void>(is_int8);
   static_cast<void>(options);
   return Failure{Error::kMissing, "engine " + name + " is not in this build; it has: " + joined(engines_built())};
 }
@@ -79,7 +86,7 @@ Result<std::unique_ptr<Engine>> open_named(const std::string& name, const std::v
 Result<OpenEngine> open_one(const Bundle& bundle, const std::string& name, const EngineOptions& options) {
   ATTEMPT(const Graph* graph, graph_of(bundle, options.precision, family_of(name)));
   ATTEMPT(const std::vector<std::uint8_t> content, bundle.member(graph->member));
-  ATTEMPT(std::unique_ptr<Engine> engine, open_named(name, content, options));
+  ATTEMPT(std::unique_ptr<Engine> engine, open_named(name, content, graph->precision == "int8", options));
   ATTEMPT(const SelfTest test, self_test(*engine, bundle, *graph));
   if (!test.passed()) {
     return Failure{Error::kEngine, name + " " + engine->version() + " on " + engine->device() +

@@ -143,6 +143,12 @@ std::string shortest(double value) {
   return {text.data(), std::to_chars(text.begin(), text.end(), value).ptr};
 }
 
+// Four digits, as %.4g has them.
+std::string general(double value) {
+  std::array<char, 64> text{};
+  return {text.data(), std::to_chars(text.begin(), text.end(), value, std::chars_format::general, 4).ptr};
+}
+
 std::string percent(double share) {
   return fixed(100.0 * share, 1) + "%";
 }
@@ -178,6 +184,31 @@ std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings&
        percent(white) + " of the pixels are at full scale, at most " + percent(settings.max_white) +
            " are allowed: contrast or brightness is too high, or the specimen is charging."},
   };
+}
+
+GateResult pixel_size_gate(double found_um, const std::array<double, 2>& trained_um) {
+  constexpr double kMargin = 1.25;
+  const double smallest = trained_um[0] / kMargin, largest = trained_um[1] * kMargin;
+  return {"pixel_size",
+          smallest <= found_um && found_um <= largest,
+          found_um,
+          found_um < smallest ? smallest : largest,
+          "one pixel is " + general(found_um) + " um, the model was trained on " + general(trained_um[0]) + " to " +
+              general(trained_um[1]) + " um: take the frame at another magnification, or train on such frames.",
+          false};
+}
+
+GateResult novelty_gate(const std::vector<float>& logits, const Taxonomy& taxonomy, const Novelty& novelty) {
+  const std::size_t count = taxonomy.levels().back().classes.size();
+  const auto first = logits.end() - static_cast<std::ptrdiff_t>(count);
+  const double top = *std::max_element(first, logits.end());
+  double sum = 0.0;
+  for (auto logit = first; logit != logits.end(); ++logit) sum += std::exp(static_cast<double>(*logit) - top);
+  const double energy = -(top + std::log(sum));
+  return {"out_of_distribution", energy <= novelty.max_energy, energy, novelty.max_energy,
+          "the energy of the logits is " + fixed(energy, 3) + ", " + fixed(100.0 * novelty.quantile, 0) + "% of " +
+              std::to_string(novelty.num_frames) + " held-out frames have at most " + fixed(novelty.max_energy, 3) +
+              ": the frame is unlike what the model was trained on."};
 }
 
 }  // namespace hffnet

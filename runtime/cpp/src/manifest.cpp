@@ -139,6 +139,12 @@ std::optional<std::array<double, 2>> pixel_size_from(const JsonValue& value) {
   return std::array<double, 2>{range[0].number(), range[1].number()};
 }
 
+std::optional<Novelty> novelty_from(const JsonValue* value) {
+  if (value == nullptr || value->is_null()) return std::nullopt;
+  const JsonFields fields(*value, {"max_energy", "quantile", "num_frames"});
+  return Novelty{fields["max_energy"].number(), share(fields["quantile"]), fields["num_frames"].whole(1)};
+}
+
 Provenance provenance_from(const JsonValue& value) {
   const JsonFields fields(
       value, {"created_utc", "checkpoint_sha256", "data_sha256", "num_train_frames", "evaluated_on", "tools"});
@@ -182,12 +188,13 @@ void check_consistent(const Manifest& manifest, const JsonValue& document) {
 
 Manifest manifest_from(const JsonValue& document) {
   const JsonFields fields(document, {"format_version", "name", "taxonomy", "preprocess", "decode", "network", "graphs",
-                                     "metrics", "pixel_size_um", "provenance", "members"});
+                                     "metrics", "pixel_size_um", "novelty", "provenance", "members"});
   Manifest manifest{fields["name"].text(1, 200),           taxonomy_from(fields["taxonomy"]),
                     preprocess_from(fields["preprocess"]), decode_from(fields["decode"]),
                     network_from(fields["network"]),       list_of(fields["graphs"], graph_from),
                     all_metrics_from(fields["metrics"]),   pixel_size_from(fields["pixel_size_um"]),
-                    provenance_from(fields["provenance"]), list_of(fields["members"], member_from)};
+                    novelty_from(fields.find("novelty")),  provenance_from(fields["provenance"]),
+                    list_of(fields["members"], member_from)};
   if (manifest.graphs.empty()) fields["graphs"].refuse("Tuple should have at least 1 item");
   check_consistent(manifest, document);
   return manifest;

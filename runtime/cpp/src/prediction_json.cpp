@@ -49,6 +49,7 @@ Json engine_json(const EngineIdentity& engine) {
            {{"error", finite(engine.self_test.error)},
             {"tolerance", engine.self_test.tolerance},
             {"cosine", finite(engine.self_test.cosine)},
+            {"flips", engine.self_test.flips},
             {"num_frames", engine.self_test.num_frames}}}};
 }
 
@@ -81,7 +82,8 @@ std::string json_from_prediction(const Prediction& prediction, const Classifier&
                      {"passed", gate.passed},
                      {"value", finite(gate.value)},
                      {"limit", gate.limit},
-                     {"reason", gate.reason}});
+                     {"reason", gate.reason},
+                     {"refuses", gate.refuses}});
   }
   for (const auto& [stage, milliseconds] : prediction.timings_ms) timings[stage] = milliseconds;
   const Json document = {
@@ -108,6 +110,7 @@ std::string json_from_prediction(const Prediction& prediction, const Classifier&
       {"timings_ms", std::move(timings)},
       {"refers_to", nullptr},
       {"person", nullptr},
+      {"details", nullptr},
   };
   // A file name need not be UTF-8.
   return document.dump(-1, ' ', false, Json::error_handler_t::replace);

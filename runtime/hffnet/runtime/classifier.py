@@ -6,6 +6,7 @@ The streaming pipeline runs the very same steps; what it adds is sources, record
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
@@ -16,10 +17,12 @@ import numpy.typing as npt
 
 from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
-from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, open_engine
+from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, Outputs, open_engine
+from hffnet.runtime.field_of_view import Area, FieldOfView, TileSettings
 from hffnet.runtime.frame import Acquisition, Crop, Frame
 from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates
 from hffnet.runtime.manifest import Precision
+from hffnet.runtime.novelty import novelty_gate
 from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
 from hffnet.runtime.taxonomy import ClassPath
@@ -34,12 +37,14 @@ class Prediction:
         sha256: of the input.
         crop: the part that was looked at.
         acquisition: metadata as found.
-        gates: every gate's result; where one failed, nothing was classified.
+        gates: every gate's result; where one stops the frame, nothing was classified.
         decision: None where nothing was classified.
         logits: (ΣC,) float32; None where nothing was classified.
         evidence: (ΣC, h, w) float32, whose mean over positions is the logits; None where nothing was classified.
         engine: which engine answered.
         timings_ms: milliseconds by stage.
+        area: of a frame that was cut into tiles, what share of it shows what; ``decision``, ``logits`` and
+            ``evidence`` then are of the whole field of view.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Prediction:
     evidence: npt.NDArray[np.float32] | None
     engine: EngineIdentity
     timings_ms: dict[str, float]
+    area: Area | None = None
 
     @property
     def path(self) -> ClassPath:
@@ -61,19 +67,24 @@ class Prediction:
     @property
     def not_classified(self) -> str | None:
         """Why nothing was classified, as a sentence; None where something was."""
-        failed = [gate.reason for gate in self.gates if not gate.passed]
+        failed = [gate.reason for gate in self.gates if gate.stops]
         return "; ".join(failed) or None
 
 
+_TILES_AT_ONCE = 8
+_Values = npt.NDArray[np.float32]
+_FieldAnswer = tuple[Decision | None, Area | None, _Values | None, _Values | None, GateResult]
+
+
 class Timings(dict[str, float]):
-    """Milliseconds by stage, monotonic clock."""
+    """Milliseconds by stage, monotonic clock; a stage that comes again adds up."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time one stage."""
         start = perf_counter_ns()
         yield
-        self[name] = (perf_counter_ns() - start) / 1e6
+        self[name] = self.get(name, 0.0) + (perf_counter_ns() - start) / 1e6
 
 
 class Classifier:
@@ -86,10 +97,17 @@ class Classifier:
                 print(classifier.classify("frame.tif").path)
     """
 
-    def __init__(self, bundle: Bundle, engine: OpenEngine, gates: GateSettings = DEFAULT_SETTINGS) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: OpenEngine,
+        gates: GateSettings = DEFAULT_SETTINGS,
+        tiles: TileSettings | None = None,
+    ) -> None:
         self.bundle = bundle
         self._engine = engine
         self._gates = gates
+        self._tiles = tiles
 
     @classmethod
     def open(
@@ -100,6 +118,7 @@ class Classifier:
         precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
         gates: GateSettings = DEFAULT_SETTINGS,
+        tiles: TileSettings | None = None,
     ) -> Self:
         """Open a bundle and an engine for it.
 
@@ -108,7 +127,7 @@ class Classifier:
             EngineError: no engine passed its self-test; MissingExtraError: the one asked for is not installed.
         """
         bundle = open_bundle(Path(path))
-        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads), gates)
+        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads), gates, tiles)
 
     @property
     def engine(self) -> EngineIdentity:
@@ -140,16 +159,23 @@ class Classifier:
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
         with timings.stage("gates"):
-            gates = check_gates(frame, previous, self._gates)
-        decision, logits, evidence = None, None, None
-        if all(gate.passed for gate in gates):
-            with timings.stage("preprocess"):
-                input_HW = preprocess(frame.picture, manifest.preprocess)
-            with timings.stage("infer"):
-                outputs = self._engine.infer(input_HW[None])
-            with timings.stage("decode"):
-                (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
-                logits, evidence = outputs.logits[0], outputs.evidence[0]
+            gates = check_gates(frame, previous, self._gates, trained_um=manifest.pixel_size_um)
+        decision, logits, evidence, area = None, None, None, None
+        if not any(gate.stops for gate in gates):
+            side = self._tiles.side_of(frame) if self._tiles else None
+            if side is not None:
+                decision, area, logits, evidence, gate = self._classify_field(frame, side, timings)
+                gates += (gate,)
+            else:
+                with timings.stage("preprocess"):
+                    input_HW = preprocess(frame.picture, manifest.preprocess)
+                with timings.stage("infer"):
+                    outputs = self._engine.infer(input_HW[None])
+                with timings.stage("decode"):
+                    gates += self._novelty(outputs.logits)
+                    if not any(gate.stops for gate in gates):
+                        (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
+                        logits, evidence = outputs.logits[0], outputs.evidence[0]
         return Prediction(
             name=frame.name,
             sha256=frame.sha256,
@@ -161,7 +187,46 @@ class Classifier:
             evidence=evidence,
             engine=self.engine,
             timings_ms=dict(timings),
+            area=area,
         )
+
+    def _classify_field(self, frame: Frame, side: int, timings: Timings) -> _FieldAnswer:
+        """Tiles in batches; those that are blank or unlike what the model knows leave their place open."""
+        assert self._tiles is not None
+        manifest = self.bundle.manifest
+        field = FieldOfView(frame, side, self._tiles, manifest.taxonomy)
+        pictures = field.pictures(self._gates.min_contrast)
+        while batch := list(islice(pictures, _TILES_AT_ONCE)):
+            with timings.stage("preprocess"):
+                input_NHW = np.stack([preprocess(tile, manifest.preprocess) for _, tile in batch])
+            with timings.stage("infer"):
+                outputs = self._engine.infer(input_NHW)
+            with timings.stage("decode"):
+                known = [
+                    n
+                    for n in range(len(batch))
+                    if not any(gate.stops for gate in self._novelty(outputs.logits[n : n + 1]))
+                ]
+                kept = Outputs(logits=outputs.logits[known], evidence=outputs.evidence[known])
+                field.add([batch[n][0] for n in known], kept, manifest.decode)
+        answer = field.result(manifest.decode)
+        decision, area, logits, evidence = answer or (None, None, None, None)
+        share = area.num_classified / area.num_tiles if area else 0.0
+        gate = GateResult(
+            "field_of_view",
+            area is not None,
+            share,
+            0.0,
+            f"none of {len(field.tiles)} tiles of {side} pixels is fit to be classified: they are blank or unlike what"
+            " the model was trained on.",
+        )
+        return decision, area, logits, evidence, gate
+
+    def _novelty(self, logits_NC: npt.NDArray[np.float32]) -> tuple[GateResult, ...]:
+        novelty, policy = self.bundle.manifest.novelty, self._gates.out_of_distribution
+        if novelty is None or policy == "ignore":
+            return ()
+        return (novelty_gate(logits_NC, self.bundle.manifest.taxonomy, novelty, policy),)
 
     def close(self) -> None:
         """Give the engine's memory back."""

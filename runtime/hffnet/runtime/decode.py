@@ -75,18 +75,29 @@ def decode(logits_NC: npt.NDArray[np.float32], taxonomy: Taxonomy, spec: DecodeS
         joint_NL += log_p_NC[:, taxonomy.leaf_paths[:, i]]
     leaf_NL = np.exp(joint_NL - joint_NL.max(axis=1, keepdims=True))
     leaf_NL /= leaf_NL.sum(axis=1, keepdims=True)
-    levels_NC = [
-        leaf_NL @ np.equal(taxonomy.leaf_paths[:, i, None], np.arange(n)) for i, n in enumerate(taxonomy.num_classes)
-    ]
-    return tuple(_decision(row, [level[n] for level in levels_NC], taxonomy, spec) for n, row in enumerate(joint_NL))
+    return tuple(_decision(row, leaf_L, taxonomy, spec) for row, leaf_L in zip(joint_NL, leaf_NL, strict=True))
+
+
+def decision_from_leaves(leaf_L: npt.NDArray[np.float64], taxonomy: Taxonomy, spec: DecodeSpec) -> Decision:
+    """Decide on probabilities of the leaves, as averaging over several views gives them.
+
+    Args:
+        leaf_L: one probability per leaf, adding up to 1.
+        taxonomy: the class tree.
+        spec: abstention; temperatures were applied already.
+    """
+    return _decision(leaf_L, leaf_L, taxonomy, spec)
 
 
 def _decision(
     joint_L: npt.NDArray[np.float64],
-    probabilities: list[npt.NDArray[np.float64]],
+    leaf_L: npt.NDArray[np.float64],
     taxonomy: Taxonomy,
     spec: DecodeSpec,
 ) -> Decision:
+    probabilities = [
+        leaf_L @ np.equal(taxonomy.leaf_paths[:, i, None], np.arange(n)) for i, n in enumerate(taxonomy.num_classes)
+    ]
     leaf = int(joint_L.argmax())
     path = taxonomy.path_of_leaf(leaf)
     confidence = tuple(float(p[k]) for p, k in zip(probabilities, taxonomy.leaf_paths[leaf], strict=True))

@@ -7,7 +7,7 @@ reader decodes without complaint.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from hffnet.runtime.frame import Frame, GreyPixels
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Policy = Literal["refuse", "flag", "ignore"]
+"""``refuse``: the frame is not classified. ``flag``: it is, and the record says so. ``ignore``: not asked."""
 
 
 class GateSettings(BaseModel):
@@ -28,6 +30,10 @@ class GateSettings(BaseModel):
             holes and the vacuum beside it are black, while white is lost signal (charging).
         min_sharpness: least sharpness of the best quarter of tiles; None, the default, does not ask, because the
             limit depends on magnification and has to be found on the instrument's own frames.
+        pixel_size: what to do where micrometres per pixel are outside the trained range; a frame that does not say
+            is not asked.
+        pixel_size_margin: how far outside the range still counts as inside, as a factor.
+        out_of_distribution: what to do with a frame unlike any held-out one (bundles that hold a limit only).
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -37,17 +43,29 @@ class GateSettings(BaseModel):
     max_black: Share = 0.9
     max_white: Share = 0.5
     min_sharpness: Annotated[float, Field(gt=0.0)] | None = None
+    pixel_size: Policy = "flag"
+    pixel_size_margin: Annotated[float, Field(ge=1.0, le=100.0)] = 1.25
+    out_of_distribution: Policy = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """Answer of one gate: ``value`` was held against ``limit``; ``reason`` is the sentence where it did not pass."""
+    """Answer of one gate: ``value`` was held against ``limit``; ``reason`` is the sentence where it did not pass.
+
+    A gate that did not pass and does not refuse leaves a flag on a frame that is classified all the same.
+    """
 
     name: str
     passed: bool
     value: float
     limit: float
     reason: str
+    refuses: bool = True
+
+    @property
+    def stops(self) -> bool:
+        """Whether the frame must not be classified."""
+        return self.refuses and not self.passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ def check_gates(
     settings: GateSettings = DEFAULT_SETTINGS,
     *,
     fingerprint: FrameFingerprint | None = None,
+    trained_um: tuple[float, float] | None = None,
 ) -> tuple[GateResult, ...]:
     """Answers of all gates that apply.
 
@@ -76,6 +95,7 @@ def check_gates(
         previous: fingerprint of the last frame of a live source; None for files, which may well be equal.
         settings: the limits.
         fingerprint: of ``frame``, where the caller has it already.
+        trained_um: smallest and largest micrometres per pixel of the train frames, where known.
     """
     picture = frame.picture
     now = fingerprint if fingerprint is not None else fingerprint_from_frame(frame)
@@ -88,6 +108,9 @@ def check_gates(
         results.append(_frozen(now, previous))
     if settings.min_sharpness is not None:
         results.append(_blurred(picture, settings.min_sharpness))
+    pixel_size_um = frame.acquisition.pixel_size_um
+    if trained_um is not None and pixel_size_um is not None and settings.pixel_size != "ignore":
+        results.append(_pixel_size(pixel_size_um, trained_um, settings))
     return tuple(results)
 
 
@@ -196,6 +219,19 @@ def _blurred(picture: GreyPixels, limit: float) -> GateResult:
         limit,
         f"the sharpness of the best quarter of tiles is {value:.4g}, at least {limit:.4g} was expected: focus and "
         "stigmate, or lower the limit for this magnification.",
+    )
+
+
+def _pixel_size(found_um: float, trained_um: tuple[float, float], settings: GateSettings) -> GateResult:
+    smallest, largest = trained_um[0] / settings.pixel_size_margin, trained_um[1] * settings.pixel_size_margin
+    return GateResult(
+        "pixel_size",
+        smallest <= found_um <= largest,
+        found_um,
+        smallest if found_um < smallest else largest,
+        f"one pixel is {found_um:.4g} um, the model was trained on {trained_um[0]:.4g} to {trained_um[1]:.4g} um: "
+        "take the frame at another magnification, or train on such frames.",
+        refuses=settings.pixel_size == "refuse",
     )
 
 

@@ -51,6 +51,9 @@ def _model(bundle: Bundle) -> Table:
     )
     sizes = manifest.pixel_size_um
     table.add_row("pixel size", f"{sizes[0]:.4g} to {sizes[1]:.4g} µm" if sizes else "not known")
+    novelty = manifest.novelty
+    limit = f"energy above {novelty.max_energy:.3g} ({novelty.num_frames} held-out frames)" if novelty else "no limit"
+    table.add_row("unlike trained", limit)
     table.add_row(
         "trained", f"on {made.num_train_frames} frames, data {made.data_sha256[:12]}…; exported {made.created_utc}"
     )

@@ -5,7 +5,16 @@ COMPATIBILITY.md says which ``format_version`` which runtime reads, and for how 
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hffnet.runtime.decode import DecodeSpec
 from hffnet.runtime.preprocess import PreprocessSpec
@@ -84,8 +93,22 @@ class Provenance(_Strict):
     tools: dict[str, str]
 
 
+class Novelty(_Strict):
+    """From where on a frame is unlike what the model knows (``hffnet.runtime.novelty``).
+
+    Attributes:
+        max_energy: largest energy that still is in distribution.
+        quantile: share of held-out frames at or below it.
+        num_frames: how many held-out frames it was found on.
+    """
+
+    max_energy: Annotated[float, Field(allow_inf_nan=False)]
+    quantile: Share
+    num_frames: Annotated[int, Field(ge=1)]
+
+
 class Manifest(_Strict):
-    """``manifest.json``."""
+    """``manifest.json``; ``novelty`` is absent from bundles that have no such limit."""
 
     format_version: Literal[1] = 1
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -96,8 +119,17 @@ class Manifest(_Strict):
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
     metrics: dict[Precision, Metrics]
     pixel_size_um: tuple[float, float] | None
+    novelty: Novelty | None = None
     provenance: Provenance
     members: tuple[Member, ...]
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Readers from before a key existed refuse it, so it is written only where it says something."""
+        document: dict[str, object] = handler(self)
+        if self.novelty is None:
+            document.pop("novelty", None)
+        return document
 
     @field_validator("format_version", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hffnet.runtime.errors import EngineError, FrameError, HffnetError
 from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.hand_over import HandOver
-from hffnet.runtime.record import Json, RecordDraft
+from hffnet.runtime.record import Json, RecordDraft, plain
 from hffnet.runtime.recorder import OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.result import draft_from_failure, draft_from_prediction
@@ -293,10 +293,16 @@ class _Desk:
 
 def _evidence(prediction: "Prediction", taxonomy: "Taxonomy") -> dict[str, Json]:
     """Where in the picture the answer comes from: the map whose mean is the logit of the answer's last class."""
+    from hffnet.runtime.field_of_view import map_for_record
+
     decision = prediction.decision
     if decision is None or prediction.evidence is None:
         return {}
     depth = max(len(decision.answer), 1) - 1
     name = decision.path[depth]
     grid = prediction.evidence[taxonomy.slices()[depth].start + taxonomy.levels[depth].classes.index(name)]
-    return {"evidence": {"class": name, "map": [[round(float(value), 3) for value in row] for row in grid]}}
+    coarse = map_for_record(grid)
+    details: dict[str, Json] = {
+        "evidence": {"class": name, "map": [[round(float(value), 3) for value in row] for row in coarse]}
+    }
+    return details | ({"area": plain(prediction.area)} if prediction.area else {})

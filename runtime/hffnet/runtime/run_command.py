@@ -121,6 +121,7 @@ def _open_classifier(settings: "RunSettings") -> "Classifier":
         precision=choice.precision,
         threads=choice.threads,
         gates=settings.gates,
+        tiles=settings.tiles,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hffnet.runtime.errors import ConfigError
+from hffnet.runtime.field_of_view import TileSettings
 from hffnet.runtime.gates import GateSettings
 from hffnet.runtime.record import settings_sha256
 from hffnet.runtime.sources.live_options import address_from_uri
@@ -27,7 +28,7 @@ class _Strict(BaseModel):
 class EngineChoice(_Strict):
     """``[engine]``: which engine and precision, and how many threads it gets (all)."""
 
-    name: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    name: Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"] = "auto"
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 
@@ -100,7 +101,7 @@ class RunSettings(_Strict):
         idle_exit_s: end when a watched folder had nothing new for so long; absent: never.
         watchdog_s: one frame may keep the engine busy for so long, then the process ends (code 4) and whoever
             supervises it starts it anew.
-        engine, records, gates, bar, sinks: see their classes.
+        engine, records, gates, bar, tiles, sinks: see their classes.
     """
 
     bundle: Path
@@ -111,6 +112,7 @@ class RunSettings(_Strict):
     records: RecordsChoice = RecordsChoice()
     gates: GateSettings = GateSettings()
     bar: BarChoice | None = None
+    tiles: TileSettings | None = None
     sinks: SinksChoice = SinksChoice()
 
     def public(self) -> Self:
@@ -126,6 +128,7 @@ class RunSettings(_Strict):
                 "precision": self.engine.precision,
                 "gates": self.gates.model_dump(),
                 "bar": self.bar.model_dump() if self.bar else None,
+                "tiles": self.tiles.model_dump() if self.tiles else None,
             }
         )
 

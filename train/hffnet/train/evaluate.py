@@ -72,25 +72,18 @@ def temperatures_from_logits(
 ) -> tuple[float, ...]:
     """The temperature of each level with the least negative log likelihood (Guo et al., arXiv:1706.04599).
 
-    The likelihood has one minimum in 1/T; a grid of 2 % steps between 0.2 and 5 finds it closely enough. The share
-    1 / (N + 2) of each label counts for the other classes (Platt, 1999, section 2.2): where all N frames are right the
-    plain likelihood has its minimum at T = 0, and the first wrong answer on a new frame would be given as certain.
+    The likelihood has one minimum in 1/T; a grid of 2 % steps between 0.2 and 5 finds it closely enough. Where every
+    frame is right the likelihood has its minimum at T = 0, and the first wrong answer on a new frame would be given
+    as certain: such a level is never made surer than its logits are (docs/decisions/0012 has the figures).
     """
     logits = torch.from_numpy(logits_NC).double()
     labels = torch.from_numpy(labels_ND)
     fitted = list[float]()
     for i, columns in enumerate(taxonomy.slices()):
-        if taxonomy.num_classes[i] < 2:
-            fitted.append(1.0)
-            continue
-        share = 1 / (len(labels) + 2)
-        # torch spreads its smoothing over all classes, the true one included
-        smoothing = share * taxonomy.num_classes[i] / (taxonomy.num_classes[i] - 1)
         losses = [
-            torch.nn.functional.cross_entropy(
-                logits[:, columns] / float(t), labels[:, i], label_smoothing=min(smoothing, 1.0)
-            ).item()
-            for t in _TEMPERATURES
+            torch.nn.functional.cross_entropy(logits[:, columns] / float(t), labels[:, i]).item() for t in _TEMPERATURES
         ]
-        fitted.append(round(float(_TEMPERATURES[int(np.argmin(losses))]), 4))
+        best = round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
+        faultless = bool((logits[:, columns].argmax(dim=1) == labels[:, i]).all())
+        fitted.append(max(best, 1.0) if faultless else best)
     return tuple(fitted)

@@ -97,10 +97,10 @@ def _confusion(level: LevelAssessment) -> go.Figure:
             colorscale="Blues",
             zmin=0,
             zmax=1,
-            colorbar={"title": "share of class", "tickformat": ".0%"},
+            showscale=False,
         )
     )
-    size = 34 * len(level.classes) + 190
+    size = 30 * len(level.classes) + 200  # the names below may be as long as the picture is high
     figure.update_layout(height=max(size, 320), margin={"t": 20, "b": 10}, xaxis_title="said", yaxis_title="true")
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(automargin=True)

@@ -43,9 +43,10 @@ class HFFNET_API Engine {
 
 // How far the engine on this device is from the reference logits in the bundle.
 struct SelfTest {
-  double error;      // largest difference divided by the largest reference logit in magnitude
-  double tolerance;  // the graph's; a larger error refuses the engine
-  double cosine;     // smallest cosine similarity of any frame's logits
+  double error;       // largest difference divided by the largest reference logit in magnitude
+  double tolerance;   // the graph's; a larger error refuses the engine
+  double cosine;      // smallest cosine similarity of any frame's logits
+  std::size_t flips;  // frames whose decision differs from the reference's
   std::size_t num_frames;
 
   bool passed() const { return error <= tolerance; }  // NaN does not pass

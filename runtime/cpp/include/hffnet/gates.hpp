@@ -1,10 +1,12 @@
 // Is this frame fit to be classified? Each gate answers with a sentence, never with a guess; as hffnet.runtime.gates.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
 #include "hffnet/export.h"
+#include "hffnet/manifest.hpp"
 #include "hffnet/preprocess.hpp"
 
 namespace hffnet {
@@ -24,9 +26,18 @@ struct GateResult {
   double value;
   double limit;
   std::string reason;
+  bool refuses = true;  // false leaves a flag on a frame that is classified all the same
+
+  bool stops() const { return refuses && !passed; }
 };
 
 // Answers of the gates incomplete, blank, black and saturated for a picture that is not empty.
 HFFNET_API std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings = {});
+
+// Micrometres per pixel against the trained range, a quarter more or less allowed; a flag only.
+HFFNET_API GateResult pixel_size_gate(double found_um, const std::array<double, 2>& trained_um);
+
+// Energy of the last level's logits (arXiv:2010.03759) against the limit that held-out frames keep.
+HFFNET_API GateResult novelty_gate(const std::vector<float>& logits, const Taxonomy& taxonomy, const Novelty& novelty);
 
 }  // namespace hffnet

@@ -60,6 +60,13 @@ struct Provenance {
 };
 
 // `manifest.json`.
+// From where on a frame is unlike what the model knows; found on held-out frames.
+struct Novelty {
+  double max_energy;
+  double quantile;
+  std::int64_t num_frames;
+};
+
 struct Manifest {
   std::string name;
   Taxonomy taxonomy;
@@ -69,6 +76,7 @@ struct Manifest {
   std::vector<Graph> graphs;
   std::map<std::string, Metrics> metrics;
   std::optional<std::array<double, 2>> pixel_size_um;
+  std::optional<Novelty> novelty;
   Provenance provenance;
   std::vector<Member> members;
 

@@ -55,25 +55,23 @@ class OpenVinoEngine final : public Engine {
   ov::InferRequest request_;
 };
 
-// The settings of hffnet.runtime.engines.openvino: where the CPU computes bfloat16 in hardware it is used for
-// what is not quantized, and the self-test decides whether the result is near enough.
-ov::AnyMap settings(ov::Core& core, int threads) {
+// The settings of hffnet.runtime.engines.openvino; the self-test decides whether bfloat16 is near enough.
+ov::AnyMap settings(ov::Core& core, bool is_int8, int threads) {
   ov::AnyMap map{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1)};
   if (threads > 0) map.insert(ov::inference_num_threads(threads));
   const auto able = core.get_property("CPU", ov::device::capabilities);
-  if (std::find(able.begin(), able.end(), ov::device::capability::BF16) != able.end()) {
-    map.insert(ov::hint::inference_precision(ov::element::bf16));
-  }
+  const bool has_bf16 = std::find(able.begin(), able.end(), ov::device::capability::BF16) != able.end();
+  map.insert(ov::hint::inference_precision(has_bf16 && is_int8 ? ov::element::bf16 : ov::element::f32));
   return map;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> open_openvino(const std::vector<std::uint8_t>& graph, int threads) {
+Result<std::unique_ptr<Engine>> open_openvino(const std::vector<std::uint8_t>& graph, bool is_int8, int threads) {
   try {
     ov::Core core;
     const auto model = core.read_model(std::string(graph.begin(), graph.end()), ov::Tensor());
-    ov::CompiledModel compiled = core.compile_model(model, "CPU", settings(core, threads));
+    ov::CompiledModel compiled = core.compile_model(model, "CPU", settings(core, is_int8, threads));
     return std::unique_ptr<Engine>(std::make_unique<OpenVinoEngine>(std::move(core), std::move(compiled)));
   } catch (const std::exception& error) {
     return Failure{Error::kEngine, "OpenVINO " + library_version() + " cannot load the graph: " + error.what()};

@@ -75,6 +75,10 @@ class AnnotatedSink:
 def _lines(record: Record, node: str) -> list[str]:
     answer = " / ".join(record.answer) or "unsure"
     confidence = record.confidence[max(len(record.answer), 1) - 1] if record.confidence else 0.0
+    area = (record.details or {}).get("area")
+    modes = area["modes"] if isinstance(area, Mapping) else None
+    if isinstance(modes, Sequence) and len(modes) > 1:
+        answer = "mixed: " + ", ".join("/".join(map(str, mode)) for mode in modes if isinstance(mode, Sequence))
     return [
         f"{answer}  {confidence:.3f}   (colour: evidence for {node})",
         f"record {record.seq}  {record.name}  {record.created_utc[:19]} UTC",

@@ -112,7 +112,7 @@ class LiveSource:
             match message.kind:
                 case Kind.FRAME:
                     self.dropped["superseded"] += newest is not None
-                    newest = message
+                    newest, self._was_seen = message, True
                 case Kind.NOTHING:
                     self.dropped["unreadable"] += 1
                 case Kind.FAILED:
@@ -130,9 +130,9 @@ class LiveSource:
 
     def _offer(self, newest: Message) -> FrameItem | Notice | None:
         assert self._capture is not None
-        if not self._was_seen or self.state is not LiveState.RUNNING:
+        if self.state is not LiveState.RUNNING:
             _log.info("source %s is running", self.name)
-        self._was_seen = self._has_given = True
+        self._has_given = True
         self._frame_at = self._clock()
         self.state = LiveState.RUNNING
         if self._is_lost:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -20,6 +20,7 @@ from threading import Event
 from time import monotonic, time
 
 from hffnet.runtime.errors import ConfigError, SourceError
+from hffnet.runtime.metadata import sidecars_of
 from hffnet.runtime.sources import FileStamp, FolderOptions, IsDone, Item
 from hffnet.runtime.sources.folder_listing import FolderListing, NewFile, stamp_hash
 
@@ -39,6 +40,7 @@ class _Candidate:
     unchanged_since: float
     looks: int = 1
     is_unreadable: bool = False
+    sidecar: FileStamp | None = None
 
 
 class WatchFolder:
@@ -208,7 +210,7 @@ class WatchFolder:
         if not waits:
             problem = why_not_ready(path)
             waits = problem is not None
-        if waits and not is_final:
+        if (waits and not is_final) or self._waits_for_sidecar(path, candidate, now):
             return None
         return Item(
             path=path,
@@ -219,6 +221,22 @@ class WatchFolder:
             final=is_final,
             problem=None if problem == _STILL_OPEN else problem,
         )
+
+    def _waits_for_sidecar(self, path: Path, candidate: _Candidate, now: float) -> bool:
+        """Whether a text beside the frame may still come; one that is there must be the same in two looks."""
+        if now - candidate.unchanged_since >= self._options.sidecar_s:
+            return False
+        before, candidate.sidecar = candidate.sidecar, _stamp_of_first(sidecars_of(path))
+        return candidate.sidecar is None or candidate.sidecar != before
+
+
+def _stamp_of_first(places: Iterable[Path]) -> FileStamp | None:
+    for place in places:
+        try:
+            return FileStamp.from_stat(place.lstat())
+        except OSError:
+            continue
+    return None
 
 
 _STILL_OPEN = "another program still has it open for writing"

@@ -1,0 +1,168 @@
+"""What goes wrong at a microscope, done to the real service: killed, disk full. Long versions: `make soak`."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import tifffile
+
+from hffnet.runtime.classifier import Classifier
+from hffnet.runtime.pipeline import run_pipeline
+from hffnet.runtime.records import RecordStore
+from hffnet.runtime.sources import open_source
+
+ROOT = Path(__file__).parents[2]
+_COMMAND = "import typer; from hffnet.runtime.run_command import run; app = typer.Typer(); app.command()(run); app()"
+
+
+def write_frames(folder: Path, num: int, first: int = 0) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    names = [f"{n:05d}.tif" for n in range(first, first + num)]
+    for n, name in enumerate(names, start=first):
+        pixels = np.random.default_rng(n).integers(20, 230, (96, 128), dtype=np.uint8)
+        tifffile.imwrite(folder / f".{name}", pixels)
+        (folder / f".{name}").rename(folder / name)
+    return names
+
+
+def started(bundle: Path, folder: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
+    words = [str(bundle), f"dir:{folder}?poll_s=0.01&settle_s=0.001", "--engine", "onnxruntime", "--threads", "1"]
+    words += ["--records", str(out / "records.sqlite"), "--csv", str(out / "out.csv"), "--jsonl", "-", *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+    )
+
+
+@pytest.mark.parametrize(
+    "num_kills",
+    [pytest.param(3, id="short"), pytest.param(200, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
+)
+def test_a_service_that_is_killed_again_and_again_loses_and_repeats_nothing(
+    tmp_path: Path, bundle_path: Path, num_kills: int
+) -> None:
+    names, chance, acknowledged = list[str](), random.Random(3), set[str]()
+    for n in range(num_kills):
+        names += write_frames(tmp_path / "in", 8, first=8 * n)  # a run has eight to do at least
+        process = started(bundle_path, tmp_path / "in", tmp_path)
+        assert process.stdout is not None
+        for _ in range(chance.randrange(1, 8)):
+            acknowledged.add(json.loads(process.stdout.readline())["name"])
+        process.kill()
+        whole = [line for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        acknowledged |= {json.loads(line)["name"] for line in whole}
+        process.stdout.close()
+        process.wait()
+    process = started(bundle_path, tmp_path / "in", tmp_path, "--once")
+    assert process.stdout is not None
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == 0
+    with RecordStore.open(tmp_path / "records.sqlite") as store:
+        results = [record.name for record in store.iterate() if record.kind == "result"]
+        assert store.verify().is_sound
+    assert sorted(results) == names
+    assert acknowledged <= set(results)
+    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    seqs = [int(line.partition(",")[0]) for line in lines]
+    assert sorted(set(seqs)) == seqs
+    assert len(seqs) == len(names)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte and a half."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def filled(folder: Path) -> Callable[[], None]:
+    """Take what is left of a disk; the result gives it back."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler.unlink
+
+
+class WhenHolding(logging.Handler):
+    """Acts when the recorder says that it cannot write."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__(logging.ERROR)
+        self.act, self.num = act, 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "holding still" in record.getMessage():
+            self.num += 1
+            self.act()
+
+
+def run_with_a_full_disk(
+    bundle: Path, frames: Path, records: Path, fill: Callable[[RecordStore], Callable[[], None]]
+) -> None:
+    log = logging.getLogger("hffnet.runtime.recorder")
+    with (
+        Classifier.open(bundle, engine="onnxruntime", threads=1) as classifier,
+        RecordStore.open(records) as store,
+    ):
+        handler = WhenHolding(fill(store))
+        log.addHandler(handler)
+        try:
+            source = open_source(f"dir:{frames}?poll_s=0.01&settle_s=0", idle_exit_s=0.0)
+            summary = run_pipeline(source, classifier, store, [], settings_sha256="5" * 64, stop=Event())
+        finally:
+            log.removeHandler(handler)
+        assert handler.num >= 1, "the disk never was full"
+        assert summary.num_unrecorded == 0
+        rows = list(store.iterate())
+        assert store.verify().is_sound
+    names = sorted(path.name for path in frames.iterdir())
+    assert [row.name for row in rows if row.kind == "result"] == names
+    assert "degraded" in [row.name for row in rows if row.kind == "event"]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hffnet.runtime.recorder._FIRST_PAUSE_S", 0.01)
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path: Path, small_disk: Path, bundle_path: Path) -> None:
+    write_frames(tmp_path / "in", 20)
+    run_with_a_full_disk(bundle_path, tmp_path / "in", small_disk / "records.sqlite", lambda _store: filled(small_disk))
+
+
+def test_a_database_that_may_not_grow_is_waited_for(tmp_path: Path, bundle_path: Path) -> None:
+    """The same where nothing can be mounted: SQLite itself says that the disk is full."""
+    write_frames(tmp_path / "in", 20)
+
+    def fill(store: RecordStore) -> Callable[[], None]:
+        writer = store._writer
+        most = writer.execute("PRAGMA max_page_count = 16").fetchone()[0]
+        assert most <= 64
+
+        def grow() -> None:
+            writer.execute("PRAGMA max_page_count = 1000000")
+
+        return grow
+
+    run_with_a_full_disk(bundle_path, tmp_path / "in", tmp_path / "records.sqlite", fill)
