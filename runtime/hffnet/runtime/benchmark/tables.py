@@ -38,7 +38,7 @@ def _rows(report: Report) -> Table:
 
 def _accuracy(report: Report) -> Table:
     columns = ("HF1", "FPA", "flips", "refused", "graph MB", "peak RSS MB", "import s", "open s", "first ms")
-    table = Table("engine", "precision", "arithmetic", "batch", *columns, title=report.data or "")
+    table = Table("engine", "precision", "arithmetic", "batch", "threads", *columns, title=report.data or "")
     for row in _once(report):
         accuracy, foot = row.accuracy, row.footprint
         if accuracy is None and foot is None:
@@ -52,17 +52,19 @@ def _accuracy(report: Report) -> Table:
         if foot:
             costs = [f"{foot.peak_rss_mb:.0f}", f"{foot.import_ms / 1e3:.2f}", f"{foot.open_ms / 1e3:.2f}"]
             costs.append(f"{foot.first_ms:.1f}")
-        name = (row.engine, row.precision, row.arithmetic or "-", str(row.batch))
+        name = (row.engine, row.precision, row.arithmetic or "-", *_name(row)[3:])
         table.add_row(*name, *scores, figure(row.graph_mb, 1), *costs)
     return table
 
 
 def _stages(report: Report) -> Table:
-    table = Table("scenario", "engine", "precision", "stage", "n", "p50 ms", "p90", "p99", "max", title="stages")
+    table = Table(
+        "scenario", "engine", "precision", "threads", "stage", "n", "p50 ms", "p90", "p99", "max", title="stages"
+    )
     for row in report.rows:
         for stage, found in row.stages.items():
             cells = percentile_cells(found)
-            table.add_row(row.scenario, row.engine, row.precision, stage, *cells[:4], cells[5])
+            table.add_row(*_name(row)[:3], _name(row)[4], stage, *cells[:4], cells[5])
     return table
 
 
