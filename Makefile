@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint bench soak clean
+.PHONY: help demo test lint bench bench-check soak clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -2
@@ -29,6 +29,10 @@ test: lint
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.run
+
+# Against tests/bench/baseline.json, as ratios of one run; `--store` makes a new one.
+bench-check: $(INSTALLED)
+	$(BIN)/python -m tests.bench.check
 
 # 20 minutes of two services watched for growth, then the long fault tests (200 kills); make soak MINUTES=1440 for a day
 MINUTES ?= 20

@@ -223,4 +223,11 @@ def test_command_writes_graph_and_report(float_model: Path, folder: Path, tmp_pa
     assert ort.InferenceSession(output).get_inputs()[0].name == "frames"
     with pytest.raises(ConfigError, match="is the float model itself"):
         CliRunner().invoke(app, [*arguments[:4], str(float_model)], catch_exceptions=False)
-    assert not list(tmp_path.glob("*.part"))
+    cache, page = tmp_path / "calibration.cache", tmp_path / "page.html"
+    more = ["--no-smoothing", "--tensorrt-cache", str(cache), "--html", str(page)]
+    CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
+    assert ranges_from_cache(cache.read_text()).keys() == report.ranges.keys()
+    assert "<h2>Activations</h2>" in page.read_text()
+    with pytest.raises(ConfigError, match="add --no-smoothing"):
+        CliRunner().invoke(app, [*arguments, *more[1:]], catch_exceptions=False)
+    assert not [path for path in tmp_path.iterdir() if "part" in path.name]

@@ -159,7 +159,7 @@ def test_half_precision_and_int8_for_tensorrt_stand_beside_the_cpu_graphs(
 def test_benchmark_measures_every_engine_and_precision(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--frames", folder / "unseen", "--seconds", 0.2, "--no-memory", "--json")
     document = ran(capsys, "benchmark", folder / "model.hffnet", *options).document
-    journeys = [row for row in document["rows"] if row["scenario"] == "end-to-end" and row["status"] != "skipped"]
+    journeys = [row for row in document["rows"] if row["scenario"] == "end-to-end" and "tensorrt" not in row["engine"]]
     assert {(row["engine"], row["precision"]) for row in journeys} == {
         (engine, precision) for engine in ("openvino", "onnxruntime") for precision in ("fp32", "int8")
     }

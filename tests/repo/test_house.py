@@ -68,7 +68,10 @@ def _readme_commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", _readme_commands())
-def test_readme_commands_exist_with_their_options(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_commands_exist_with_their_options(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal cuts long option names
     command, *rest = line.split()
     arguments = [command.removeprefix("hffnet-")] if command != "hffnet" else [rest.pop(0)]
     with pytest.raises(SystemExit) as ended:

@@ -44,6 +44,10 @@ def calibrate(
 
     if output.resolve() == model.resolve():
         raise ConfigError(f"{output} is the float model itself; name another file with -o")
+    if tensorrt_cache and smoothing:
+        raise ConfigError(
+            "--tensorrt-cache holds ranges of the float graph as it is; smoothing changes them: add --no-smoothing"
+        )
     options = CalibrationOptions(
         observer=observer,
         percentile=percentile,

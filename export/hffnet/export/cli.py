@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hffnet.runtime.bundle import Bundle
 
 
@@ -61,6 +63,13 @@ def export(
             show_default="answer every frame down to the leaf",
         ),
     ] = None,
+    engine: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None,
+        typer.Option(help="Also build engines ahead of time, beside the bundle; tensorrt-rtx needs no GPU for it."),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="sm86,sm89,sm120", help="For which GPUs; default: the one of this machine.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -99,6 +108,8 @@ def export(
         report=report,
         target_accuracy=target_accuracy,
     )
+    if gpu is not None and engine is None:
+        raise ConfigError(f"--gpu {gpu} says for which GPUs, but no --engine is asked for; add --engine tensorrt-rtx")
     console = Console(stderr=True)
     with console.status("opening data") as status:
 
@@ -115,14 +126,36 @@ def export(
             held_out=None if held_out is None else open_dataset(held_out, opened.taxonomy),
             say=say,
         )
-    _show(bundle, as_json=as_json)
+        engines = [] if engine is None else _engines(bundle, engine, gpu, say)
+    _show(bundle, engines, as_json=as_json)
 
 
-def _show(bundle: "Bundle", *, as_json: bool) -> None:
+def _engines(bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str], None]") -> list[Path]:
+    """One engine for each TensorRT graph of the bundle, or for its fp32 graph where it has none."""
+    from hffnet.export.engine_builder import write_engine
+    from hffnet.runtime.engines.builder import BuildOptions, architectures_from_text
+    from hffnet.runtime.engines.flavour import flavour_named
+    from hffnet.runtime.manifest import Precision
+
+    options = BuildOptions(architectures=() if gpu is None else architectures_from_text(gpu))
+    of_family = [graph.precision for graph in bundle.manifest.graphs if graph.family == "tensorrt"]
+    precisions: list[Precision] = of_family or ["fp32"]
+    paths = []
+    for precision in precisions:
+        say(f"building the {precision} engine for {engine}")
+        path = bundle.path.with_suffix(f".{precision}.{engine}.engine")
+        write_engine(bundle, path, flavour_named(engine), options, precision=precision)
+        paths.append(path)
+    return paths
+
+
+def _show(bundle: "Bundle", engines: list[Path], *, as_json: bool) -> None:
     from hffnet.runtime.commands import print_json, print_tables
     from hffnet.runtime.inspection import document_from_bundle, tables_from_bundle
 
     if as_json:
-        print_json({**document_from_bundle(bundle), "command": "export"})
+        print_json({**document_from_bundle(bundle), "command": "export", "engines": [str(path) for path in engines]})
     else:
         print_tables(tables_from_bundle(bundle)[1:3])
+        for path in engines:
+            typer.echo(f"engine {path}, described in {path.name}.json")

@@ -4,11 +4,11 @@ What is written is for the machine's owner to install on purpose: the runtime ne
 build itself.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from hffnet.runtime.bundle import Bundle
+from hffnet.runtime.durable import whole_file
 from hffnet.runtime.engines.builder import BuildOptions, BuildProgress, engine_from_onnx
 from hffnet.runtime.engines.flavour import Flavour
 from hffnet.runtime.engines.sidecar import Sidecar
@@ -64,14 +64,8 @@ def _graph_of(bundle: Bundle, precision: Precision) -> Graph:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

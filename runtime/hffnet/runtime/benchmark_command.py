@@ -14,6 +14,9 @@ from hffnet.runtime.commands import BundleArgument, JsonOption, print_json, prin
 from hffnet.runtime.errors import ConfigError, ExitCode, GateError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hffnet.runtime.benchmark.compare import Comparison
     from hffnet.runtime.benchmark.report import Report
     from hffnet.runtime.benchmark.run import BenchmarkOptions
 
@@ -136,16 +139,20 @@ def _measured(bundle: Path, options: "BenchmarkOptions") -> "Report":
     from hffnet.runtime.benchmark.run import benchmark_bundle
     from hffnet.runtime.signals import stop_on_signals
 
-    stop, console = Event(), Console(stderr=True)
+    stop, console, said = Event(), Console(stderr=True), ""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Redrawn by hand after each block: a thread that redraws would run beside what is timed.
     with stop_on_signals(stop), Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         task = progress.add_task("opening", total=1.0)
 
         def show(what: str, share: float) -> None:
+            nonlocal said
             progress.update(task, description=what, completed=share)
             if console.is_terminal:
                 progress.refresh()
+            elif what != said:
+                typer.echo(f"hffnet: {what}", err=True)
+            said = what
 
         return benchmark_bundle(bundle, options, stop=stop, on_step=show)
 
@@ -181,3 +188,70 @@ def _require_samples(report: "Report", percent: float) -> None:
             f"{len(short)} rows have too few samples for p{percent:g}, which takes {needed}: {fewest.label} has"
             f" {fewest.latency.num_samples}; run with --seconds {1.1 * seconds:.0f} or ask for a lower --percentile"
         )
+
+
+@benchmark.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="The run to compare with.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="The run in question.", show_default=False)],
+    *,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="ROW",
+            help="Divide by this row of the same run first, e.g. 'single-stream onnxruntime fp32 b1'.",
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of each interval.")] = 0.95,
+    fail_above: Annotated[
+        float | None,
+        typer.Option("--fail-above", min=1.0, help="Exit code 1 where a row is slower by this ratio, beyond doubt."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell two runs apart: ratio B/A of each row they share, its interval, and a verdict."""
+    from dataclasses import asdict
+
+    from hffnet.runtime.benchmark.compare import compare_reports, doubts
+    from hffnet.runtime.benchmark.report import read_report
+
+    a, b = read_report(first), read_report(second)
+    found = compare_reports(a, b, reference=reference, confidence=confidence)
+    doubtful = doubts(a, b)
+    for sentence in doubtful:
+        typer.echo(f"hffnet: {sentence}", err=True)
+    if as_json:
+        rows = [asdict(comparison) for comparison in found]
+        print_json({"command": "benchmark compare", "reference": reference, "doubts": doubtful, "rows": rows})
+    else:
+        print_tables([_comparison_table(found, confidence)])
+    slower = [c for c in found if fail_above is not None and c.low is not None and c.low > fail_above]
+    if slower:
+        worst = max(slower, key=lambda c: c.ratio)
+        raise GateError(
+            f"{len(slower)} rows are slower by more than {fail_above}: {worst.label} by {worst.ratio:.2f}"
+            f" ({worst.low:.2f} to {worst.high:.2f}); find the change that did it, or store a new baseline"
+        )
+
+
+def _comparison_table(found: "tuple[Comparison, ...]", confidence: float) -> "Table":
+    from rich.table import Table
+
+    from hffnet.runtime.benchmark.tables import figure
+
+    table = Table("row", "A ms", "B ms", "B / A", f"{confidence:.0%} interval", "verdict")
+    for c in found:
+        interval = "-" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}"
+        table.add_row(c.label, figure(c.a_ms, 3), figure(c.b_ms, 3), figure(c.ratio, 3), interval, c.verdict)
+    return table
+
+
+@benchmark.command()
+def schema() -> None:
+    """Print the JSON schema of the reports."""
+    import json
+
+    from hffnet.runtime.benchmark.report import Report
+
+    typer.echo(json.dumps(Report.model_json_schema(), indent=1))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A *.hffnet file.", show_default=False)]
-EngineChoice = Literal["auto", "openvino", "onnxruntime"]
+EngineChoice = Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 PrecisionChoice = Literal["auto", "fp32", "fp16", "int8"]
 EngineOption = Annotated[EngineChoice, typer.Option("--engine", help="auto takes the fastest that is sound.")]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option("--precision", help="auto takes int8 where there is one.")]

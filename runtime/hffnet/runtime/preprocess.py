@@ -24,8 +24,8 @@ class PreprocessSpec(BaseModel):
     Attributes:
         size: side of the square input, pixels.
         resize: ``area``: each output pixel is the mean of the input area under it where the picture shrinks in both
-            directions; bilinear, half-pixel centres, where it does not (OpenCV's INTER_AREA). The whole field of view
-            is used: nothing at the border is lost, the aspect ratio is not kept.
+            directions; interpolated linearly where it does not (OpenCV's INTER_AREA). The whole field of view is used:
+            nothing at the border is lost, the aspect ratio is not kept.
         low, high: quantiles of the resized picture that become 0 and 255 (nearest rank).
         min_span: least distance of the two, as a share of full scale, so that a blank frame is not blown up to noise.
     """

@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 class EngineChoice(_Strict):
     """``[engine]``: which engine and precision, and how many threads it gets (all)."""
 
-    name: Literal["auto", "openvino", "onnxruntime"] = "auto"
+    name: Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"] = "auto"
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
 

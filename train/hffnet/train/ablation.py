@@ -74,7 +74,7 @@ def train_ablation(
             folder = out / (name if ablation.num_seeds == 1 else f"{name}-seed{seed}")
             plan = _plan_of(ablation, name, seed)
             if folder.exists():
-                _check_finished(open_checkpoint(folder), plan)
+                check_finished(open_checkpoint(folder), plan)
             else:
                 _log.info("training %s, seed %d", name, seed)
                 (watcher or Silence()).stage(f"{name}, seed {seed}", 1)
@@ -100,7 +100,8 @@ def _plan_of(ablation: Ablation, name: ModelName, seed: int) -> Plan:
     return replace(ablation.plan, recipe=recipe, weights=weights, seed=seed)
 
 
-def _check_finished(found: Checkpoint, plan: Plan) -> None:
+def check_finished(found: Checkpoint, plan: Plan) -> None:
+    """Refuse a finished training that is not of this plan; raises ConfigError."""
     config = found.config
     same = (
         config.recipe == plan.recipe

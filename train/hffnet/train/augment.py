@@ -40,7 +40,14 @@ class AugmentConfig(BaseModel):
     erase_area: tuple[PositiveShare, PositiveShare] = (0.02, 0.2)
 
 
-def augment(frames_NHW: Tensor, config: AugmentConfig, fill: float, generator: torch.Generator) -> Tensor:
+def augment(
+    frames_NHW: Tensor,
+    config: AugmentConfig,
+    fill: float,
+    generator: torch.Generator,
+    *,
+    part: tuple[int, slice] | None = None,
+) -> Tensor:
     """One random variant of each frame.
 
     Args:
@@ -48,15 +55,18 @@ def augment(frames_NHW: Tensor, config: AugmentConfig, fill: float, generator: t
         config: how far variants may go.
         fill: grey value of erased rectangles, 0..255; the network's mean, which normalises to 0 as in the paper.
         generator: on the frames' device, seeded by the caller.
+        part: where the frames are rows ``part[1]`` of a batch of ``part[0]``: they then get the variants they have in
+            the whole batch, whoever does the rest of it.
 
     Returns:
         (N, H, W) float32 on the same 0..255 scale.
     """
-    num, side = frames_NHW.shape[0], frames_NHW.shape[2]
-    maps_N23 = _affine_maps(num, side, config, generator)
+    side = frames_NHW.shape[2]
+    num, rows = part or (len(frames_NHW), slice(None))
+    maps_N23 = _affine_maps(num, side, config, generator)[rows]
     source_N1HW = frames_NHW.unsqueeze(1).float()
     warped_NHW = warp_affine(source_N1HW, maps_N23, (side, side), padding_mode="reflection").squeeze(1)
-    erased_NHW = _erased(num, side, config, generator)
+    erased_NHW = _erased(num, side, config, generator)[rows]
     return torch.where(erased_NHW, fill, warped_NHW)
 
 

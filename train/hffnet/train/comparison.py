@@ -98,7 +98,7 @@ def comparison_from_checkpoints(title: str, entries: Mapping[str, Sequence[Check
         ConfigError: they were trained or measured on different frames.
     """
     every = [checkpoint for group in entries.values() for checkpoint in group]
-    _check_comparable(every)
+    check_comparable(every)
     speeds = ms_per_frame({name: model_from_checkpoint(group[0]) for name, group in entries.items()})
     first = every[0]
     split = "val" if first.metrics.test is None else "test"
@@ -114,7 +114,13 @@ def comparison_from_checkpoints(title: str, entries: Mapping[str, Sequence[Check
     )
 
 
-def _check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
+def check_comparable(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse checkpoints whose scores were not measured on the same frames after training on the same frames.
+
+    Raises:
+        ConfigError: names two that differ.
+    """
+
     def frames(checkpoint: Checkpoint) -> frozenset[tuple[str, str]]:
         return frozenset((frame.sha256, frame.split) for frame in checkpoint.config.frames)
 

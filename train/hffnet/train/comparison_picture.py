@@ -53,6 +53,7 @@ def _draw_scores(axes: "Axes", comparison: "Comparison") -> None:
         )
     axes.set_yticks(range(len(comparison.rows)), [row.name for row in comparison.rows])
     axes.invert_yaxis()
+    axes.set_xlim(right=min(axes.get_xlim()[1], 101))
     axes.grid(axis="x", alpha=0.3)
     seeds = len(comparison.rows[0].seeds)
     axes.set_xlabel("percent" if seeds == 1 else f"percent, mean and 95 % interval of {seeds} seeds")
@@ -60,17 +61,20 @@ def _draw_scores(axes: "Axes", comparison: "Comparison") -> None:
 
 
 def _draw_speed(axes: "Axes", comparison: "Comparison") -> None:
+    slowest = max(row.ms_per_frame for row in comparison.rows)
     for n, row in enumerate(comparison.rows):
-        axes.scatter(row.ms_per_frame, 100 * row.scores["hf1"].mean, color=_COLOURS[n % len(_COLOURS)], s=30)
+        on_the_right = row.ms_per_frame > slowest / 2
+        axes.scatter(row.ms_per_frame, 100 * row.scores["hf1"].mean, color="black", s=20)
         axes.annotate(
             f"{row.name}\n{row.num_parameters / 1e6:.2f} M",
             (row.ms_per_frame, 100 * row.scores["hf1"].mean),
             textcoords="offset points",
-            xytext=(6, (10, -18)[n % 2]),
+            xytext=(-6 if on_the_right else 6, (8, -18)[n % 2]),
+            ha="right" if on_the_right else "left",
             fontsize=8,
         )
-    axes.margins(x=0.3, y=0.25)
-    axes.set_xlim(left=0)
+    axes.margins(y=0.25)
+    axes.set_xlim(0, 1.1 * slowest)
     axes.set_xlabel("ms per frame (PyTorch, batch 1)")
     axes.set_ylabel("HF1, percent")
     axes.grid(alpha=0.3)

@@ -7,16 +7,17 @@ instead of one per epoch. What is lost is that there are V variants and not a ne
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from hffnet.runtime.durable import whole_file
 from hffnet.train.augment import augment
-from hffnet.train.network import TrunkNetwork, normalise
+from hffnet.train.network import Network, TrunkNetwork, normalise
 from hffnet.train.pixels import Pixels
 from hffnet.train.recipes import Recipe
 from hffnet.train.seeds import seed_from
@@ -79,17 +80,53 @@ def _compute_into(
     seed: int,
     advance: Callable[[int], None],
 ) -> None:
-    device = model.device
     trunk = model.trunk.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     done = 0
-    for view in range(features.shape[0]):
-        for start in range(0, features.shape[1], _BATCH):
-            frames = torch.from_numpy(pixels_NHW[start : start + _BATCH].copy()).to(device)
+    for view, rows, batch in _variants(pixels_NHW, recipe, seed, features.shape[0], model.device):
+        with torch.inference_mode():
+            features[view, rows] = trunk(batch).half().cpu().numpy()
+        done += len(batch)
+        advance(done)
+
+
+def teacher_logits(
+    teacher: Network,
+    pixels_NHW: Pixels,
+    recipe: Recipe,
+    seed: int,
+    *,
+    num_views: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> npt.NDArray[np.float32]:
+    """(V, N, ΣC) what a teacher in evaluation mode says to the very variants that `open_features` takes.
+
+    Args:
+        teacher: on its device.
+        pixels_NHW: as for `open_features`, like all that follows.
+        recipe: of the student.
+        seed: of the variants.
+        num_views: V.
+        advance: called with the number of frames done so far, over all variants.
+    """
+    said = np.empty((num_views, len(pixels_NHW), sum(recipe.model.num_classes)), dtype=np.float32)
+    done = 0
+    for view, rows, batch in _variants(pixels_NHW, recipe, seed, num_views, teacher.device):
+        with torch.inference_mode():
+            said[view, rows] = teacher(batch).float().cpu().numpy()
+        done += len(batch)
+        advance(done)
+    return said
+
+
+def _variants(
+    pixels_NHW: Pixels, recipe: Recipe, seed: int, num_views: int, device: torch.device
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """Number of the variant, rows, and their network input, batch by batch; the same at every call."""
+    for view in range(num_views):
+        for start in range(0, len(pixels_NHW), _BATCH):
+            rows = slice(start, start + _BATCH)
+            frames = torch.from_numpy(pixels_NHW[rows].copy()).to(device)
             if view:
                 generator = torch.Generator(device).manual_seed(seed_from(seed, "view", view, start))
                 frames = augment(frames, recipe.augment, 255 * recipe.model.grey_mean, generator)
-            with torch.inference_mode():
-                batch = normalise(frames, recipe.model).contiguous(memory_format=torch.channels_last)
-                features[view, start : start + _BATCH] = trunk(batch).half().cpu().numpy()
-            done += len(frames)
-            advance(done)
+            yield view, rows, normalise(frames, recipe.model).contiguous(memory_format=torch.channels_last)

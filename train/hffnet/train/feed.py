@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hffnet.runtime.dataset import LabelledFrame
 from hffnet.runtime.taxonomy import Taxonomy
@@ -19,47 +19,105 @@ from hffnet.train.recipes import Recipe
 
 Indices = npt.NDArray[np.int64]
 
+ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What goes into a network, and what its teacher has said to the very same."""
+
+    batch: Tensor
+    teacher: Tensor | None = None
+
 
 class Feed(Protocol):
-    """Logits of frames by their index; with a generator, of random variants of them."""
+    """Network inputs of frames by their index; with a generator, of random variants of them."""
 
-    def logits(self, model: Network, indices: Indices, generator: torch.Generator | None) -> Tensor:
-        """(len(indices), ΣC) on the model's device."""
+    def entry(self, model: Network) -> nn.Module:
+        """The part of a network that the inputs go through: a module from them to logits (N, ΣC)."""
         ...
+
+    def inputs(
+        self, indices: Indices, generator: torch.Generator | None, device: torch.device, rows: slice = ALL
+    ) -> Inputs:
+        """Inputs of ``indices[rows]``, each the variant it has in the whole batch, on ``device``."""
+        ...
+
+
+class AfterTrunk(nn.Module):
+    """A network from behind its trunk on."""
+
+    def __init__(self, model: TrunkNetwork) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, trunk channels, grid, grid) to logits (N, ΣC)."""
+        return self.model.logits_from_features(features)
 
 
 @dataclass(frozen=True, slots=True)
 class PixelFeed:
-    """Every step goes through the whole network."""
+    """Every step goes through the whole network, and through the whole teacher where there is one."""
 
     pixels: Pixels
     recipe: Recipe
+    teacher: Network | None = None
 
-    def logits(self, model: Network, indices: Indices, generator: torch.Generator | None) -> Tensor:
+    def entry(self, model: Network) -> nn.Module:
         """See `Feed`."""
-        frames = torch.from_numpy(self.pixels[indices]).to(model.device)
+        return model
+
+    def inputs(
+        self, indices: Indices, generator: torch.Generator | None, device: torch.device, rows: slice = ALL
+    ) -> Inputs:
+        """See `Feed`."""
+        frames = torch.from_numpy(self.pixels[indices[rows]]).to(device)
         if generator is not None:
-            frames = augment(frames, self.recipe.augment, 255 * self.recipe.model.grey_mean, generator)
+            fill = 255 * self.recipe.model.grey_mean
+            frames = augment(frames, self.recipe.augment, fill, generator, part=(len(indices), rows))
         batch = normalise(frames, self.recipe.model)
-        logits: Tensor = model(batch.contiguous(memory_format=torch.channels_last))
-        return logits
+        if self.recipe.compute.channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        return Inputs(batch, None if self.teacher is None else _said_by(self.teacher, batch))
+
+
+@torch.no_grad()
+def _said_by(teacher: Network, batch: Tensor) -> Tensor:
+    answer: Tensor = teacher(batch)
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureFeed:
-    """Every step begins behind the frozen trunk."""
+    """Every step begins behind the frozen trunk.
+
+    Attributes:
+        features: see `Features`.
+        teacher_logits: (V, N, ΣC) what a teacher says to the same variants; None without one.
+    """
 
     features: Features
+    teacher_logits: npt.NDArray[np.float32] | None = None
 
-    def logits(self, model: Network, indices: Indices, generator: torch.Generator | None) -> Tensor:
+    def entry(self, model: Network) -> nn.Module:
+        """See `Feed`."""
+        assert isinstance(model, TrunkNetwork), "features are those of a trunk"
+        return AfterTrunk(model)
+
+    def inputs(
+        self, indices: Indices, generator: torch.Generator | None, device: torch.device, rows: slice = ALL
+    ) -> Inputs:
         """See `Feed`."""
         views: Indices = np.zeros(len(indices), dtype=np.int64)
         if generator is not None:
             drawn = torch.randint(len(self.features), (len(indices),), generator=generator, device=generator.device)
             views = drawn.cpu().numpy()
-        batch = torch.from_numpy(self.features[views, indices]).to(model.device)
-        assert isinstance(model, TrunkNetwork), "features are those of a trunk"
-        return model.logits_from_features(batch.float())
+        place = views[rows], indices[rows]
+        batch = torch.from_numpy(self.features[place]).to(device).float()
+        if self.teacher_logits is None:
+            return Inputs(batch)
+        return Inputs(batch, torch.from_numpy(self.teacher_logits[place]).to(device))
 
 
 def labels_of(frames: Sequence[LabelledFrame], taxonomy: Taxonomy) -> Tensor:
@@ -71,9 +129,9 @@ def labels_of(frames: Sequence[LabelledFrame], taxonomy: Taxonomy) -> Tensor:
 def all_logits(model: Network, feed: Feed, num_frames: int, batch_size: int = 32) -> npt.NDArray[np.float32]:
     """Logits of all frames of a feed as they are, (N, ΣC), with the model in evaluation mode."""
     model.eval()
-    indices = np.arange(num_frames)
+    entry, indices = feed.entry(model), np.arange(num_frames)
     parts = [
-        feed.logits(model, indices[start : start + batch_size], None).float().cpu().numpy()
+        entry(feed.inputs(indices[start : start + batch_size], None, model.device).batch).float().cpu().numpy()
         for start in range(0, num_frames, batch_size)
     ]
     return np.concatenate(parts)

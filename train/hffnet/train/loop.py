@@ -7,6 +7,8 @@ weights so far. The folder goes when the checkpoint is there.
 import importlib.metadata
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,12 +22,15 @@ from hffnet.runtime.errors import ConfigError, HffnetError
 from hffnet.runtime.manifest import Metrics
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.train.checkpoint import CheckpointConfig, Seeds, SplitFrame, TrainingMetrics, write_checkpoint
+from hffnet.train.distributed import World, processes_joined, world_from_environment
 from hffnet.train.evaluate import score, temperatures_from_logits
 from hffnet.train.feed import all_logits
 from hffnet.train.interrupt import interrupts_held
 from hffnet.train.plan import Plan, check_splits, torch_device, weights_sha256
+from hffnet.train.prepare import prepare
 from hffnet.train.progress import Silence, Watcher
-from hffnet.train.training import BEST, STATE, Training, prepare
+from hffnet.train.tensorboard import FOLDER
+from hffnet.train.training import BEST, STATE, Training
 
 _log = logging.getLogger(__name__)
 
@@ -61,29 +66,63 @@ def train(
         GateError: the loss is not finite any more.
         KeyboardInterrupt: Ctrl-C, after the state was saved.
     """
-    work = out.with_name(f"{out.name}.training")
-    _check_folders(out, work, resume=resume)
-    check_splits(plan)
-    work.mkdir(parents=True, exist_ok=True)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
+    world = world_from_environment()
+    with processes_joined(world, device):
+        work = out.with_name(f"{out.name}.training")
+        _check_folders(out, work, resume=resume)
+        check_splits(plan)
+        world.wait()  # all have looked before one writes
+        work.mkdir(parents=True, exist_ok=True)
+        threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads or threads_before)
+        try:
+            # Seeds are set before each step; the caller's generators are given back as they were.
+            with _alone(work, world), torch.random.fork_rng():
+                training = prepare(
+                    plan, work, _device(device, world), threads or 2, watcher or Silence(), cache or work, world
+                )
+                _run(training, out)
+        except HffnetError:
+            if world.leads and not (work / STATE).is_file():
+                shutil.rmtree(work)  # bad input: nothing was learnt that could be gone on from
+            raise
+        finally:
+            torch.set_num_threads(threads_before)
+        world.wait()
+        if world.leads:
+            shutil.rmtree(work)
+    return out
+
+
+def _run(training: Training, out: Path) -> None:
     try:
-        # Seeds are set before each step; the caller's generators are given back as they were.
-        with FileLock(work / "lock", timeout=0), torch.random.fork_rng():
-            training = prepare(plan, work, torch_device(device), threads or 2, watcher or Silence(), cache or work)
-            with interrupts_held() as asked:
-                training.run(asked)
-            _finish(training, out)
+        with interrupts_held() as asked:
+            training.run(asked)
+    finally:
+        if training.curves is not None:
+            training.curves.close()
+    if training.world.leads:
+        _finish(training, out)
+        (training.work / FOLDER).rename(out / FOLDER)
+
+
+@contextmanager
+def _alone(work: Path, world: World) -> Iterator[None]:
+    """One training at a time in a folder; the other processes of the same training rely on the first one's lock."""
+    if not world.leads:
+        yield
+        return
+    try:
+        lock = FileLock(work / "lock", timeout=0).acquire()
     except Timeout as error:
         raise ConfigError(f"{work} is in use by another training; choose another output folder") from error
-    except HffnetError:
-        if not (work / STATE).is_file():
-            shutil.rmtree(work)  # bad input: nothing was learnt that could be gone on from
-        raise
-    finally:
-        torch.set_num_threads(threads_before)
-    shutil.rmtree(work)
-    return out
+    with lock:
+        yield
+
+
+def _device(name: str, world: World) -> torch.device:
+    device = torch_device(name)
+    return torch.device("cuda", world.local_rank) if world.size > 1 and device.type == "cuda" else device
 
 
 def _check_folders(out: Path, work: Path, *, resume: bool) -> None:

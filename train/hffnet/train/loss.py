@@ -55,3 +55,26 @@ def hierarchical_loss(logits_NC: Tensor, labels_ND: Tensor, taxonomy: Taxonomy, 
         focus_N = (1 - log_true_N.exp()).clamp_min(1e-7) ** config.gamma
         total = total + config.level_factor**i * (config.alpha * focus_N * cross_entropy_N).mean()
     return total
+
+
+def distillation_loss(
+    logits_NC: Tensor, teacher_NC: Tensor, taxonomy: Taxonomy, level_factor: float, temperature: float
+) -> Tensor:
+    """Mean over frames of Σ_i level_factor^i · T² · KL(softmax(teacher_i / T) ‖ softmax(student_i / T)).
+
+    The factor T² keeps the gradient's size independent of T (arXiv:1503.02531, section 2).
+
+    Args:
+        logits_NC: the student's, (N, ΣC).
+        teacher_NC: the teacher's on the same variants, (N, ΣC), without gradient.
+        taxonomy: the class tree of both.
+        level_factor: weight of a level relative to the one above, as in `LossConfig`.
+        temperature: T.
+    """
+    total = logits_NC.new_zeros((), dtype=torch.float32)
+    for i, columns in enumerate(taxonomy.slices()):
+        student = torch.log_softmax(logits_NC[:, columns].float() / temperature, dim=1)
+        teacher = torch.log_softmax(teacher_NC[:, columns].float() / temperature, dim=1)
+        divergence = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        total = total + level_factor**i * temperature**2 * divergence
+    return total

@@ -44,7 +44,7 @@ def build_optimizer(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; each group has ``lr_share``, its learning rate as a multiple of the schedule's."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in learning_parameters(model):
-        share = recipe.trunk_lr if name.startswith("trunk.") else 1.0
+        share = (recipe.trunk_lr if name.startswith("trunk.") else 1.0) * recipe.layer_decay ** _below_head(name, model)
         # Decaying biases, norms and embeddings gains nothing with AdamW; the paper's SGD is taken at its word.
         decays = recipe.optimizer == "sgd" or parameter.ndim in {2, 4}
         groups.setdefault((share, recipe.weight_decay if decays else 0.0), []).append(parameter)
@@ -57,18 +57,28 @@ def build_optimizer(model: Network, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(tables, lr=recipe.lr, betas=(recipe.momentum, 0.999))
 
 
+def _below_head(name: str, model: Network) -> int:
+    """Layers between a parameter and the head: stem, four stages, embeddings, encoder layers, head."""
+    depth = model.config.depth
+    parts = name.removeprefix("encoder.").split(".")
+    match parts[0]:
+        case "trunk":
+            stage = int(parts[1].removeprefix("layer")) if parts[1].startswith("layer") else 0
+            return depth + 6 - stage
+        case "adapt" | "projection" | "pos_embedding" | "cls_token":
+            return depth + 1
+        case "transformer":
+            return depth - int(parts[1])
+        case _:
+            return 0
+
+
 def learning_rate(recipe: Recipe, epochs_done: float) -> float:
     """Half cosine from ``lr`` to 0 after a linear rise; ``epochs_done`` counts parts of epochs."""
     if epochs_done < recipe.warmup_epochs:
         return recipe.lr * max(epochs_done, 0.01) / recipe.warmup_epochs
     length = max(recipe.epochs - recipe.warmup_epochs, 1e-9)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min((epochs_done - recipe.warmup_epochs) / length, 1.0)))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of ``rate``."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_share"]
 
 
 def tensors_from_optimizer(model: Network, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from hffnet.runtime.dataset import Dataset, dataset_sha256
 from hffnet.runtime.errors import CheckpointError, ConfigError, DatasetError
+from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256
 from hffnet.train.recipes import Recipe
 
 
@@ -21,6 +22,7 @@ class Plan:
         weights: public weights for the trunk, or None for a random start.
         seed: of first weights, order, variants, dropout.
         split_seed: which the split was made with, for the record; None where it was given.
+        teacher: whose soft answers the network learns from, as ``recipe.distill`` says; None without one.
     """
 
     dataset: Dataset
@@ -28,6 +30,7 @@ class Plan:
     weights: Path | None = None
     seed: int = 0
     split_seed: int | None = None
+    teacher: Checkpoint | None = None
 
 
 def check_splits(plan: Plan) -> None:
@@ -50,6 +53,33 @@ def check_splits(plan: Plan) -> None:
             f"the recipe's network has {plan.recipe.model.num_classes} classes per level, the data set "
             f"{plan.dataset.taxonomy.num_classes}; make the recipe for the data set's taxonomy"
         )
+    if plan.teacher is not None:
+        _check_teacher(plan, plan.teacher)
+    elif plan.recipe.distill is not None:
+        raise ConfigError("the recipe is for a student, but there is no teacher; name its checkpoint, or leave it out")
+
+
+def _check_teacher(plan: Plan, teacher: Checkpoint) -> None:
+    if plan.recipe.distill is None:
+        raise ConfigError("there is a teacher, but the recipe does not say how to learn from it (distill)")
+    if teacher.taxonomy != plan.dataset.taxonomy:
+        raise ConfigError(
+            f"the teacher {teacher.folder} has {teacher.taxonomy.num_classes} classes of its own per level, the data"
+            f" set {plan.dataset.taxonomy.num_classes}; teacher and student need one class tree"
+        )
+    student, its = plan.recipe.model, teacher.config.model
+    if (student.img_size, student.grey_mean, student.grey_std) != (its.img_size, its.grey_mean, its.grey_std):
+        raise ConfigError(
+            f"the teacher {teacher.folder} sees frames of {its.img_size} pixels, mean {its.grey_mean}, deviation"
+            f" {its.grey_std}; the student {student.img_size}, {student.grey_mean}, {student.grey_std}: they must agree"
+        )
+    known = {frame.sha256: frame.split for frame in teacher.config.frames}
+    for frame in plan.dataset.frames:
+        if known.get(frame.sha256) == "train" and frame.split != "train":
+            raise DatasetError(
+                f"{frame.path} is in {frame.split}, but the teacher {teacher.folder} was trained on it: the student"
+                " would be scored on frames it knows by hearsay; use the teacher's --split-seed"
+            )
 
 
 def identity(plan: Plan, weights_sha256: str | None) -> str:
@@ -61,6 +91,7 @@ def identity(plan: Plan, weights_sha256: str | None) -> str:
         "recipe": plan.recipe.model_dump_json(),
         "seed": plan.seed,
         "weights": weights_sha256,
+        "teacher": None if plan.teacher is None else checkpoint_sha256(plan.teacher.folder),
     }
     return "\n".join(f"{name}: {value}" for name, value in lines.items())
 

@@ -4,6 +4,7 @@ So nothing of a generator needs saving, and a resumed run draws what the uninter
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,13 +19,44 @@ def seed_from(seed: int, purpose: str, *place: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def batches_of(
-    num_frames: int, batch_size: int, seed: int, epoch: int
-) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def batches_of(num_frames: int, batch_size: int, seed: int, epoch: int) -> list[Indices]:
     """The epoch's frames in random order, in batches of at most ``batch_size`` that differ by one frame at most.
 
     >>> [len(batch) for batch in batches_of(10, 4, seed=0, epoch=0)]
     [4, 3, 3]
     """
     order = np.random.default_rng(seed_from(seed, "order", epoch)).permutation(num_frames)
-    return list(np.array_split(order, -(-num_frames // batch_size)))
+    return _divided(order, batch_size)
+
+
+def balanced_batches_of(leaves: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[Indices]:
+    """As many frames as there are, but of every class equally many (by one), in random order.
+
+    A class with few frames shows each of them several times, none twice as often as another; of a class with many,
+    every epoch shows others.
+
+    Args:
+        leaves: class of each frame on the last level.
+        batch_size: see `batches_of`, as the two below.
+        seed: of the run.
+        epoch: from 0.
+
+    >>> batches = balanced_batches_of([0] * 8 + [1] * 2, 5, seed=0, epoch=0)
+    >>> sum((batch >= 8).sum() for batch in batches)
+    5
+    """
+    random = np.random.default_rng(seed_from(seed, "order", epoch))
+    classes = [np.flatnonzero(np.asarray(leaves) == leaf) for leaf in sorted(set(leaves))]
+    shares = [len(part) for part in np.array_split(np.arange(len(leaves)), len(classes))]
+    drawn = []
+    for members, share in zip(classes, random.permutation(shares), strict=True):
+        rounds = -(-share // len(members))
+        drawn.append(np.concatenate([random.permutation(members) for _ in range(rounds)])[:share])
+    return _divided(random.permutation(np.concatenate(drawn)), batch_size)
+
+
+def _divided(order: Indices, batch_size: int) -> list[Indices]:
+    return list(np.array_split(order, -(-len(order) // batch_size)))

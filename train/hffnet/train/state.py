@@ -27,6 +27,7 @@ class Position(BaseModel):
         loss_sum: of this epoch's steps so far.
         best_epoch: index in ``history`` of the epoch whose weights are kept; None before the first.
         history: finished epochs.
+        scaler: state of the loss scale, for fp16 only.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class Position(BaseModel):
     loss_sum: float = 0.0
     best_epoch: Count | None = None
     history: tuple[EpochRecord, ...] = ()
+    scaler: dict[str, int | float] = {}
 
 
 def save_state(path: Path, position: Position, tensors: Mapping[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ RIGHT = 20.0
 LANE = 44.0
 _BINS = 120
 _MOST_POINTS = 400
+_MOST_NAMED = 8
 _STAGES = ("read", "gates", "preprocess", "copy", "infer", "decode", "record")
 _COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#cc79a7", "#d55e00")
 
@@ -112,6 +113,7 @@ class Point:
     x: float
     y: float
     label: str
+    is_named: bool
     is_best: bool
     title: str
 
@@ -197,14 +199,21 @@ def trade(report: Report) -> Trade | None:
     scores = [hf1 for _, hf1 in spots]
     axis = _log_axis(np.array([ms for ms, _ in spots]))
     margin = max(0.15 * (max(scores) - min(scores)), 0.002)
-    low, high, height = max(min(scores) - margin, 0.0), min(max(scores) + margin, 1.0), 300.0
+    low, high, height = max(min(scores) - margin, 0.0), max(scores) + margin, 300.0
 
     def y(hf1: float) -> float:
         return 12 + (high - hf1) / (high - low) * (height - 60)
 
     best = [not any(a <= ms and b >= hf1 and (a, b) != (ms, hf1) for a, b in spots) for ms, hf1 in spots]
     points = tuple(
-        Point(axis.x(ms), y(hf1), f"{row.engine} {row.precision} b{row.batch}", is_best, f"{ms:.2f} ms, HF1 {hf1:.4f}")
+        Point(
+            axis.x(ms),
+            y(hf1),
+            row.label.removeprefix("single-stream "),
+            is_best or len(rows) <= _MOST_NAMED,
+            is_best,
+            f"{ms:.2f} ms, HF1 {hf1:.4f}",
+        )
         for row, (ms, hf1), is_best in zip(rows, spots, best, strict=True)
     )
     line = sorted((p.x, p.y) for p in points if p.is_best)
@@ -215,7 +224,7 @@ def trade(report: Report) -> Trade | None:
 
 def _condition_lanes(conditions: Conditions, axis: Axis, num_above: int) -> list[Lane]:
     at_s, lanes = conditions.at_s.values(), list[Lane]()
-    shares = (("own", conditions.own_share), ("other processes", conditions.other_share))
+    shares = (("this process", conditions.own_share), ("other processes", conditions.other_share))
     readings = [(f"CPUs: {name}", column.values(), 1.0, "{:.0%}") for name, column in shares]
     readings.append(("CPUs: taken by the hypervisor", conditions.steal_share.values(), 1.0, "{:.1%}"))
     readings.append(("clock", conditions.mhz.values(), 0.0, "{:.0f} MHz"))

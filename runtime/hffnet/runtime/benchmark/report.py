@@ -141,10 +141,20 @@ class Layer(_Strict):
 
 
 class LoadGen(_Strict):
-    """The same row under MLPerf LoadGen, which kept its own log in ``log``."""
+    """The same row under MLPerf LoadGen, after the interleaved run.
+
+    Attributes:
+        validity: LoadGen's own word; it asks for more samples than a short run has.
+        latency: of queries; ``quickest_ms`` the shortest.
+        frames_per_s: in ``offline``.
+        log: folder of its logs.
+    """
 
     version: str
+    validity: str
     latency: Percentiles
+    quickest_ms: NotNegative
+    frames_per_s: Positive | None
     log: str
 
 
@@ -178,8 +188,8 @@ class Row(_Strict):
     @property
     def label(self) -> str:
         """For people; unique within a report."""
-        threads = "all threads" if self.threads is None else f"{self.threads} thr"
-        return f"{self.scenario} {self.engine} {self.precision} b{self.batch} {threads}"
+        threads = "" if self.threads is None else f" t{self.threads}"
+        return f"{self.scenario} {self.engine} {self.precision} b{self.batch}{threads}"
 
 
 class Conditions(_Strict):

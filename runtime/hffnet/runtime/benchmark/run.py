@@ -22,6 +22,7 @@ from hffnet.runtime.benchmark.conditions import ConditionsWatch
 from hffnet.runtime.benchmark.energy import open_energy_meter
 from hffnet.runtime.benchmark.footprint import footprint
 from hffnet.runtime.benchmark.interleave import Measured, measure_interleaved
+from hffnet.runtime.benchmark.loadgen import LOADGEN_SCENARIOS, require_loadgen, through_loadgen
 from hffnet.runtime.benchmark.machine import machine_facts
 from hffnet.runtime.benchmark.matrix import (
     EngineKey,
@@ -32,7 +33,9 @@ from hffnet.runtime.benchmark.matrix import (
     open_engines,
     row_keys,
 )
-from hffnet.runtime.benchmark.report import Accuracy, Conditions, Footprint, Report, Row
+from hffnet.runtime.benchmark.profiles import gmacs_of_graph, layers_of_engine
+from hffnet.runtime.benchmark.report import Accuracy, Conditions, Footprint, Layer, LoadGen, Report, Roofline, Row
+from hffnet.runtime.benchmark.roofline import memory_bandwidth, peak_gmac_s, roofline, weight_bytes
 from hffnet.runtime.benchmark.row import row_from_measured
 from hffnet.runtime.benchmark.scenarios import ScenarioName, ScenarioSettings, Stream
 from hffnet.runtime.benchmark.validity import reasons_against
@@ -42,7 +45,7 @@ from hffnet.runtime.dataset import IMAGE_SUFFIXES
 from hffnet.runtime.engines import EngineName
 from hffnet.runtime.errors import ConfigError, EngineError, HffnetError
 from hffnet.runtime.gates import check_gates
-from hffnet.runtime.manifest import Precision
+from hffnet.runtime.manifest import Graph, Precision
 from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
 from hffnet.runtime.records import RecordStore
@@ -107,6 +110,11 @@ def benchmark_bundle(
         run.check_accuracy()
         run.measure_footprints()
         run.measure_rows()
+        for step in (run.measure_bounds, run.profile_layers, run.measure_through_loadgen):
+            try:
+                step()
+            except HffnetError as error:
+                _log.warning("the report lacks a part: %s", error)
         return run.report()
 
 
@@ -117,6 +125,8 @@ class _Run:
         self, bundle: Bundle, options: BenchmarkOptions, stack: ExitStack, stop: Event, on_step: OnStep
     ) -> None:
         self._bundle, self._options, self._stack, self._stop, self._on_step = bundle, options, stack, stop, on_step
+        if options.loadgen:
+            require_loadgen()
         self._started_utc = datetime.now(UTC).isoformat(timespec="seconds")
         self._machine = machine_facts()
         self._labelled = read_labelled(options.data, bundle) if options.data else None
@@ -135,6 +145,11 @@ class _Run:
         self._footprints = dict[tuple[EngineKey, int], Footprint]()
         self._measured = dict[RowKey, Measured]()
         self._conditions: Conditions | None = None
+        self._bandwidth_gb_s = dict[int, float]()
+        self._peaks = dict[EngineKey, float]()
+        self._gmacs: float | None = None
+        self._layers = dict[tuple[EngineKey, int], tuple[Layer, ...]]()
+        self._loadgen = dict[RowKey, LoadGen]()
         self._tick_s = tick_of_clock()
         meter, self._machine["energy"] = open_energy_meter()
         self._meter: Callable[[], float | None] = meter or (lambda: None)
@@ -204,6 +219,56 @@ class _Run:
         store = self._stack.enter_context(RecordStore.open(Path(folder) / "records.sqlite"))
         return JourneyWork(Classifier(self._bundle, engine), self._files, store)
 
+    def measure_bounds(self) -> None:
+        """Memory bandwidth, arithmetic peak of each engine, and the operations of the network."""
+        if not self._options.with_bounds or self._stop.is_set():
+            return
+        graphs = [graph for graph in self._bundle.manifest.graphs if graph.family == "cpu"]
+        if not graphs:
+            _log.warning("operations are not counted: the bundle has no graph for CPU engines")
+            return
+        self._on_step("measuring memory and arithmetic", 0.0)
+        self._gmacs = gmacs_of_graph(self._bundle.member(graphs[0].member), self._inputs_NHW[:1])
+        for key in self._opened:
+            num = key.threads or int(self._machine["usable_cpus"])
+            if num not in self._bandwidth_gb_s:
+                self._bandwidth_gb_s[num] = memory_bandwidth(num)
+            if not self._stop.is_set() and (peak := peak_gmac_s(key.engine, key.precision, key.threads)):
+                self._peaks[key] = peak
+
+    def profile_layers(self) -> None:
+        """The engines' own profiles."""
+        for key in self._row_keys if self._options.with_layers else ():
+            place = (key.opened, key.batch)
+            if key.opened in self._opened and place not in self._layers and not self._stop.is_set():
+                self._on_step(f"profiling {key.opened.engine} {key.opened.precision}", 0.0)
+                frames_NHW = np.resize(self._inputs_NHW, (key.batch, *self._inputs_NHW.shape[1:]))
+                graph = self._bundle.member(self._graph(key.opened).member)
+                self._layers[place] = layers_of_engine(key.opened.engine, graph, frames_NHW, key.opened.threads)
+
+    def measure_through_loadgen(self) -> None:
+        """Rows again, one after the other, through MLPerf LoadGen."""
+        folder = self._options.loadgen
+        for number, key in enumerate(self._row_keys):
+            measured = self._measured.get(key)
+            if folder is None or self._stop.is_set():
+                return
+            if key.scenario not in LOADGEN_SCENARIOS or measured is None or not measured.latency_ms:
+                continue
+            self._on_step(f"MLPerf LoadGen {key.scenario}", number / len(self._row_keys))
+            name = f"{number:02d}-{key.scenario}-{key.opened.engine}-{key.opened.precision}-b{key.batch}"
+            work = self._work(key)
+            work(0, key.batch)
+            self._loadgen[key] = through_loadgen(
+                work,
+                key.scenario,
+                settings=self._options.scenario_settings,
+                batch=key.batch,
+                seconds=self._options.seconds,
+                expected_ms=float(np.median(measured.latency_ms)),
+                folder=folder / name,
+            )
+
     def report(self) -> Report:
         """What was found."""
         rows = tuple(self._row(key) for key in self._row_keys)
@@ -243,16 +308,34 @@ class _Run:
         row = row_from_measured(key, engine, absence, self._measured.get(key), self._options.scenario_settings)
         if engine is None:
             return row
-        graph = next(
-            g for g in self._bundle.manifest.graphs if self._bundle.sha256_of(g.member) == engine.identity.graph_sha256
-        )
+        graph = self._graph(key.opened)
         size = next(member.size for member in self._bundle.manifest.members if member.name == graph.member)
         return row.model_copy(
             update={
                 "graph_mb": size / 1e6,
                 "accuracy": self._accuracy.get(key.opened),
                 "footprint": self._footprints.get((key.opened, key.batch)),
+                "roofline": self._roofline(key, row, graph),
+                "layers": self._layers.get((key.opened, key.batch), ()),
+                "loadgen": self._loadgen.get(key),
             }
+        )
+
+    def _graph(self, key: EngineKey) -> Graph:
+        sha256 = self._opened[key].identity.graph_sha256
+        return next(g for g in self._bundle.manifest.graphs if self._bundle.sha256_of(g.member) == sha256)
+
+    def _roofline(self, key: RowKey, row: Row, graph: Graph) -> Roofline | None:
+        """Of one batch, in the scenario that times just that."""
+        peak = self._peaks.get(key.opened)
+        if peak is None or not self._gmacs or key.scenario != "single-stream":
+            return None
+        return roofline(
+            weights_mb=weight_bytes(self._bundle.facts[graph.member]) / 1e6,
+            bandwidth_gb_s=self._bandwidth_gb_s[key.opened.threads or int(self._machine["usable_cpus"])],
+            gmacs=self._gmacs * key.batch,
+            peak=peak,
+            median_ms=row.latency.p50_ms if row.latency else None,
         )
 
 

@@ -5,10 +5,13 @@ from rich.table import Table
 from hffnet.runtime.benchmark.percentiles import Percentiles
 from hffnet.runtime.benchmark.report import Report, Row
 
+_MOST_LAYERS = 8
+
 
 def tables_from_report(report: Report) -> list[Table]:
     """Rows, then stages, what limits each engine, and its layers, each where there is something to show."""
-    tables = [_rows(report), _accuracy(report), _stages(report), _bounds(report), _layers(report), _refused(report)]
+    tables = [_rows(report), _accuracy(report), _stages(report), _bounds(report), _layers(report), _loadgen(report)]
+    tables.append(_refused(report))
     return [table for table in tables if table.row_count]
 
 
@@ -35,7 +38,7 @@ def _rows(report: Report) -> Table:
 
 def _accuracy(report: Report) -> Table:
     columns = ("HF1", "FPA", "flips", "refused", "graph MB", "peak RSS MB", "import s", "open s", "first ms")
-    table = Table("engine", "precision", "arithmetic", "batch", *columns, title=report.data or "")
+    table = Table("engine", "precision", "arithmetic", "batch", "threads", *columns, title=report.data or "")
     for row in _once(report):
         accuracy, foot = row.accuracy, row.footprint
         if accuracy is None and foot is None:
@@ -49,17 +52,19 @@ def _accuracy(report: Report) -> Table:
         if foot:
             costs = [f"{foot.peak_rss_mb:.0f}", f"{foot.import_ms / 1e3:.2f}", f"{foot.open_ms / 1e3:.2f}"]
             costs.append(f"{foot.first_ms:.1f}")
-        name = (row.engine, row.precision, row.arithmetic or "-", str(row.batch))
+        name = (row.engine, row.precision, row.arithmetic or "-", *_name(row)[3:])
         table.add_row(*name, *scores, figure(row.graph_mb, 1), *costs)
     return table
 
 
 def _stages(report: Report) -> Table:
-    table = Table("scenario", "engine", "precision", "stage", "n", "p50 ms", "p90", "p99", "max", title="stages")
+    table = Table(
+        "scenario", "engine", "precision", "threads", "stage", "n", "p50 ms", "p90", "p99", "max", title="stages"
+    )
     for row in report.rows:
         for stage, found in row.stages.items():
             cells = percentile_cells(found)
-            table.add_row(row.scenario, row.engine, row.precision, stage, *cells[:4], cells[5])
+            table.add_row(*_name(row)[:3], _name(row)[4], stage, *cells[:4], cells[5])
     return table
 
 
@@ -77,9 +82,24 @@ def _bounds(report: Report) -> Table:
 def _layers(report: Report) -> Table:
     table = Table("engine", "precision", "batch", "operation", "num", "ms", title="inside the engine, by its profiler")
     for row in _once(report):
-        for layer in row.layers:
+        for layer in row.layers[:_MOST_LAYERS]:
             cells = (layer.kind, str(layer.num), figure(layer.ms, 3))
             table.add_row(row.engine, row.precision, str(row.batch), *cells)
+        if rest := row.layers[_MOST_LAYERS:]:
+            cells = ("all others", str(sum(layer.num for layer in rest)), figure(sum(layer.ms for layer in rest), 3))
+            table.add_row(row.engine, row.precision, str(row.batch), *cells)
+    return table
+
+
+def _loadgen(report: Report) -> Table:
+    columns = ("n", "p50 ms", "p90", "p99", "p99.9", "max", "frames/s", "p50 to built-in", "LoadGen says")
+    table = Table("scenario", "engine", "precision", "batch", "threads", *columns, title="the same in MLPerf LoadGen")
+    for row in report.rows:
+        if row.loadgen and row.latency:
+            theirs, ours = row.loadgen.latency.p50_ms, row.latency.p50_ms
+            ratio = theirs / ours if theirs and ours else None
+            cells = (*percentile_cells(row.loadgen.latency), figure(row.loadgen.frames_per_s, 1), figure(ratio, 3))
+            table.add_row(*_name(row), *cells, row.loadgen.validity)
     return table
 
 
