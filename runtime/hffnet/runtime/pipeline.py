@@ -250,6 +250,8 @@ class _Desk:
                 return self._classified(arrival, arrival.frame, timings)
             except EngineError:
                 raise
+            except HffnetError as error:
+                reason = str(error)
             except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the service
                 _log.exception("%s: classifying it ran into a defect", arrival.item.name)
                 reason = f"classifying it ran into a defect: {type(error).__name__}: {error}"
