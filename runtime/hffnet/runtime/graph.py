@@ -7,6 +7,7 @@ depend on onnx, whose own loader follows external-data paths (CVE-2022-25882, CV
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 
@@ -94,8 +95,9 @@ def _graph(message: memoryview, facts: GraphFacts, depth: int) -> None:
                 _node(_message(value), facts, depth)
             case 5:
                 _tensor(_message(value), facts)
-            case 11 | 12 | 13 if depth == 0:
-                _value_info(_message(value), facts)
+            case 11 | 12 | 13 if depth == 0 and isinstance(value, memoryview):
+                with suppress(GraphError, IndexError):  # shapes serve to count; a graph is not refused for them
+                    _value_info(value, facts)
             case 15:
                 raise GraphError("the ONNX graph has sparse weights; only dense ones are allowed")
 
@@ -105,8 +107,8 @@ def _node(message: memoryview, facts: GraphFacts, depth: int) -> None:
     names: tuple[list[str], list[str]] = ([], [])
     for number, value in _fields(message):
         match number:
-            case 1 | 2:
-                names[number - 1].append(bytes(_message(value)).decode())
+            case 1 | 2 if isinstance(value, memoryview):
+                names[number - 1].append(_name(value))
             case 4:
                 operator = bytes(_message(value)).decode()
             case 5:
@@ -142,8 +144,8 @@ def _tensor(message: memoryview, facts: GraphFacts) -> None:
                 dims.append(_number(value))
             case 2:
                 kind = _number(value)
-            case 8:
-                name = bytes(_message(value)).decode()
+            case 8 if isinstance(value, memoryview):
+                name = _name(value)
             case 13:
                 raise GraphError("a weight of the ONNX graph lies in another file (external data); none may")
             case 14 if _number(value) != 0:
@@ -155,14 +157,14 @@ def _tensor(message: memoryview, facts: GraphFacts) -> None:
 
 def _value_info(message: memoryview, facts: GraphFacts) -> None:
     """Name, element type and shape of a tensor between nodes; axes without a number are 0."""
-    name = b""
+    name = memoryview(b"")
     for number, value in _fields(message):
         if number == 1:
-            name = bytes(_message(value))
+            name = _message(value)
         if number == 2:
             for kind, tensor in _fields(_message(value)):
                 if kind == 1:
-                    _tensor_type(name.decode(), _message(tensor), facts)
+                    _tensor_type(_name(name), _message(tensor), facts)
 
 
 def _tensor_type(name: str, message: memoryview, facts: GraphFacts) -> None:
@@ -172,6 +174,11 @@ def _tensor_type(name: str, message: memoryview, facts: GraphFacts) -> None:
         if number == 2:
             axes = [dict(_fields(_message(axis))) for kind, axis in _fields(_message(value)) if kind == 1]
             facts.shapes[name] = tuple(_number(axis.get(1, 0)) for axis in axes)
+
+
+def _name(text: memoryview) -> str:
+    """A tensor's name, which only has to match itself."""
+    return bytes(text).decode(errors="surrogateescape")
 
 
 def _require_standard(domain: str, subject: str) -> None:

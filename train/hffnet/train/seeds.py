@@ -45,7 +45,7 @@ def balanced_batches_of(leaves: Sequence[int], batch_size: int, seed: int, epoch
         epoch: from 0.
 
     >>> batches = balanced_batches_of([0] * 8 + [1] * 2, 5, seed=0, epoch=0)
-    >>> sum((batch >= 8).sum() for batch in batches)
+    >>> int(sum((batch >= 8).sum() for batch in batches))
     5
     """
     random = np.random.default_rng(seed_from(seed, "order", epoch))
