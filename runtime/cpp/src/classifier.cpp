@@ -79,7 +79,6 @@ Result<Prediction> Classifier::classify_frame(const Frame& frame, Timings timing
     ATTEMPT_DONE(timed(times, "infer", [&] { return held_->engine.engine->infer(input, held_->outputs); }));
     if (manifest.novelty) {
       prediction.gates.push_back(novelty_gate(held_->outputs.logits, manifest.taxonomy, *manifest.novelty));
-      if (prediction.not_classified()) return prediction;
     }
     ATTEMPT(Decision decision,
             timed(times, "decode", [&] { return decode(held_->outputs.logits, manifest.taxonomy, manifest.decode); }));

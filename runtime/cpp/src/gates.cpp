@@ -208,7 +208,8 @@ GateResult novelty_gate(const std::vector<float>& logits, const Taxonomy& taxono
   return {"out_of_distribution", energy <= novelty.max_energy, energy, novelty.max_energy,
           "the energy of the logits is " + fixed(energy, 3) + ", " + fixed(100.0 * novelty.quantile, 0) + "% of " +
               std::to_string(novelty.num_frames) + " held-out frames have at most " + fixed(novelty.max_energy, 3) +
-              ": the frame is unlike what the model was trained on."};
+              ": the frame is unlike what the model was trained on.",
+          false};
 }
 
 }  // namespace hffnet

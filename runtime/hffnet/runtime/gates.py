@@ -45,7 +45,7 @@ class GateSettings(BaseModel):
     min_sharpness: Annotated[float, Field(gt=0.0)] | None = None
     pixel_size: Policy = "flag"
     pixel_size_margin: Annotated[float, Field(ge=1.0, le=100.0)] = 1.25
-    out_of_distribution: Policy = "refuse"
+    out_of_distribution: Policy = "flag"
 
 
 @dataclass(frozen=True, slots=True)
