@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as folder:
         os.environ["HFFNET_CACHE_DIR"] = f"{folder}/cache"  # the choice of engine is measured here, not remembered
         bundle = open_bundle(write_network_bundle(Path(folder) / "paper.hffnet", config))
-        frames_NHW, _ = bundle.vectors()
+        frames_NHW = bundle.vectors()[0].copy()  # torch warns of arrays it may not write to
         auto = open_engine(bundle, threads=_THREADS)
         rows: dict[str, Callable[[int], object]] = {
             "eager torch, training form, fp32": lambda n: _eager(model, frames_NHW[n : n + 1]),
