@@ -13,6 +13,7 @@ from hffnet.runtime.classifier import Classifier, Prediction
 from hffnet.runtime.errors import FrameError
 from hffnet.runtime.field_of_view import FieldOfView, TileSettings, map_for_record, origins
 from hffnet.runtime.frame import Acquisition, Frame
+from hffnet.runtime.gates import DEFAULT_SETTINGS, GateSettings
 from hffnet.runtime.manifest import Novelty
 from hffnet.runtime.read import frame_from_pixels
 from tests.tiny import tiny_manifest, tiny_taxonomy, write_tiny_bundle
@@ -26,8 +27,10 @@ def frame_of(pixels: npt.NDArray[np.uint8], pixel_size_um: float | None = None) 
     return frame_from_pixels(pixels, "large", acquisition=Acquisition(pixel_size_um=pixel_size_um))
 
 
-def classified(bundle: Path, frame: Frame, settings: TileSettings | None) -> Prediction:
-    with Classifier.open(bundle, engine="onnxruntime", threads=1, tiles=settings) as classifier:
+def classified(
+    bundle: Path, frame: Frame, settings: TileSettings | None, gates: GateSettings = DEFAULT_SETTINGS
+) -> Prediction:
+    with Classifier.open(bundle, engine="onnxruntime", threads=1, tiles=settings, gates=gates) as classifier:
         return classifier.classify_frame(frame)
 
 
@@ -132,7 +135,8 @@ def test_a_field_of_unknown_tiles_is_refused(tmp_path: Path) -> None:
     novelty = Novelty(max_energy=-1e6, quantile=0.99, num_frames=100)
     manifest = tiny_manifest(tiny_taxonomy()).model_copy(update={"novelty": novelty})
     bundle = write_tiny_bundle(tmp_path / "model.hffnet", manifest=manifest)
-    said = classified(bundle, frame_of(texture(256, 256)), TileSettings(side_px=64))
+    refusing = GateSettings(out_of_distribution="refuse")
+    said = classified(bundle, frame_of(texture(256, 256)), TileSettings(side_px=64), refusing)
     assert said.decision is None
     assert "none of 25 tiles" in str(said.not_classified)
 
