@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -19,6 +20,7 @@ from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.pipeline import run_pipeline
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.sources import open_source
+from tests.receivers import SECRET, Receiver
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = "import typer; from hffnet.runtime.run_command import run; app = typer.Typer(); app.command()(run); app()"
@@ -34,11 +36,23 @@ def write_frames(folder: Path, num: int, first: int = 0) -> list[str]:
     return names
 
 
-def started(bundle: Path, folder: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
-    words = [str(bundle), f"dir:{folder}?poll_s=0.01&settle_s=0.001", "--engine", "onnxruntime", "--threads", "1"]
-    words += ["--records", str(out / "records.sqlite"), "--csv", str(out / "out.csv"), "--jsonl", "-", *more]
+def started(bundle: Path, folder: Path, out: Path, *more: str, sinks: str = "") -> "subprocess.Popen[str]":
+    """``hffnet run`` in a process of its own, with results on stdout; ``sinks`` is more TOML."""
+    out.mkdir(exist_ok=True)
+    settings = out / "service.toml"
+    settings.write_text(
+        f"""bundle = "{bundle}"
+source = "dir:{folder}?poll_s=0.01&settle_s=0.001&patience_s=0.3"
+engine = {{ name = "onnxruntime", threads = 1 }}
+records = {{ file = "records.sqlite" }}
+[sinks]
+csv = "out.csv"
+jsonl = "-"
+{sinks}
+"""
+    )
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, *words],
+        [sys.executable, "-c", _COMMAND, "--config", str(settings), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -46,39 +60,60 @@ def started(bundle: Path, folder: Path, out: Path, *more: str) -> "subprocess.Po
     )
 
 
+def rest_of(process: "subprocess.Popen[str]") -> list[str]:
+    """Names in the lines that a process that ended, or is about to, still wrote whole."""
+    assert process.stdout is not None
+    with process.stdout:
+        lines = process.stdout.read().splitlines(keepends=True)
+    process.wait()
+    return [json.loads(line)["name"] for line in lines if line.endswith("\n")]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    running = Receiver()
+    yield running
+    running.close()
+
+
+_LONG = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+
 @pytest.mark.parametrize(
-    "num_kills",
-    [pytest.param(3, id="short"), pytest.param(200, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
+    ("num_kills", "seed"),
+    [
+        pytest.param(3, 3, id="short"),
+        *[pytest.param(50, 10 + part, id=f"long-{part}-of-4", marks=_LONG) for part in (1, 2, 3, 4)],
+    ],
 )
 def test_a_service_that_is_killed_again_and_again_loses_and_repeats_nothing(
-    tmp_path: Path, bundle_path: Path, num_kills: int
+    tmp_path: Path, bundle_path: Path, receiver: Receiver, num_kills: int, seed: int
 ) -> None:
-    names, chance, acknowledged = list[str](), random.Random(3), set[str]()
+    (tmp_path / "secret").write_bytes(SECRET)
+    hook = f"""[sinks.webhook]\nurl = "{receiver.url}"\nsecret_file = "{tmp_path}/secret"\n"""
+    names, chance, acknowledged = list[str](), random.Random(seed), set[str]()
     for n in range(num_kills):
         names += write_frames(tmp_path / "in", 8, first=8 * n)  # a run has eight to do at least
-        process = started(bundle_path, tmp_path / "in", tmp_path)
+        process = started(bundle_path, tmp_path / "in", tmp_path / "out", sinks=hook)
         assert process.stdout is not None
         for _ in range(chance.randrange(1, 8)):
             acknowledged.add(json.loads(process.stdout.readline())["name"])
+        time.sleep(chance.uniform(0.0, 0.01))  # any moment of a frame's journey, not only the one after a line
         process.kill()
-        whole = [line for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-        acknowledged |= {json.loads(line)["name"] for line in whole}
-        process.stdout.close()
-        process.wait()
-    process = started(bundle_path, tmp_path / "in", tmp_path, "--once")
-    assert process.stdout is not None
-    process.stdout.read()
-    process.stdout.close()
-    assert process.wait() == 0
-    with RecordStore.open(tmp_path / "records.sqlite") as store:
-        results = [record.name for record in store.iterate() if record.kind == "result"]
+        acknowledged |= set(rest_of(process))
+    process = started(bundle_path, tmp_path / "in", tmp_path / "out", "--once", sinks=hook)
+    rest_of(process)
+    assert process.returncode == 0
+    with RecordStore.open(tmp_path / "out" / "records.sqlite") as store:
+        results = {record.seq: record.name for record in store.iterate() if record.kind == "result"}
         assert store.verify().is_sound
-    assert sorted(results) == names
-    assert acknowledged <= set(results)
-    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
-    seqs = [int(line.partition(",")[0]) for line in lines]
-    assert sorted(set(seqs)) == seqs
-    assert len(seqs) == len(names)
+    assert sorted(results.values()) == names
+    assert acknowledged <= set(results.values())
+    lines = (tmp_path / "out" / "out.csv").read_text().splitlines()[1:]
+    assert [int(line.partition(",")[0]) for line in lines] == list(results)
+    # At least once and in order: a kill between an answer and the cursor repeats what that one request held.
+    posted = receiver.seqs()
+    assert list(dict.fromkeys(posted)) == list(results)
 
 
 @pytest.fixture

@@ -202,9 +202,9 @@ class Hanging:
     def __init__(self) -> None:
         self.release = Event()
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         del last_seq
-        return cursor
+        return cursor or 0
 
     def deliver(self, records: Sequence[Record]) -> None:
         del records

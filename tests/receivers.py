@@ -1,0 +1,112 @@
+"""Who gets results: a web server and an MQTT broker with a subscriber, real ones on this machine."""
+
+import json
+import shutil
+import socket
+import subprocess
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from time import monotonic
+
+import pytest
+
+SECRET = b"a secret of some length"
+
+
+class Receiver:
+    """A web server that answers as told and keeps what it got."""
+
+    def __init__(self) -> None:
+        self.codes = list[int]()
+        self.got = list[tuple[str, str, bytes]]()
+        self.has_all = Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                code = receiver.codes.pop(0) if receiver.codes else 204
+                if code == 204:
+                    receiver.got.append((self.headers["X-Hffnet-Timestamp"], self.headers["X-Hffnet-Signature"], body))
+                    receiver.has_all.set()
+                self.send_response(code)
+                self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        self.thread = Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def seqs(self) -> list[int]:
+        return [record["seq"] for _, _, body in self.got for record in json.loads(body)["records"]]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """Debian's mosquitto, and a subscriber that keeps the session while the broker is away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.file = folder / "mosquitto.conf"
+        self.file.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ["mosquitto", "-c", str(self.file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = monotonic() + 10
+        while monotonic() < end:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            Event().wait(0.01)
+        pytest.fail("mosquitto does not answer")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+
+
+def subscribed(broker: Broker, num: int, got: list[int]) -> tuple[Event, object]:
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    ready, done = Event(), Event()
+    client = Client(CallbackAPIVersion.VERSION2)
+
+    def on_message(_client: object, _data: object, message: object) -> None:
+        got.append(json.loads(message.payload)["seq"])  # type: ignore[attr-defined]
+        if len(set(got)) >= num:
+            done.set()
+
+    client.on_message = on_message
+    client.on_subscribe = lambda *_: ready.set()
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("hffnet/results", qos=1)
+    client.loop_start()
+    assert ready.wait(10)
+    return done, client
+
+
+def need_broker() -> None:
+    """Skip where there is no broker or no client."""
+    if shutil.which("mosquitto") is None:
+        pytest.skip("mosquitto is not installed: apt install mosquitto")
+    pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed: pip install 'hffnet[mqtt]'")
