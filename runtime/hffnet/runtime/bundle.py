@@ -205,6 +205,8 @@ def _manifest_from_json(path: Path, text: bytes) -> Manifest:
                 f"{path} has format_version {first['input']!r}; this hffnet reads {FORMAT_VERSION}: update hffnet"
             ) from error
         raise BundleError(f"{path}: {MANIFEST} is refused at {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: {MANIFEST} is refused: {error}; export the bundle again") from error
     return manifest
 
 
@@ -212,7 +214,7 @@ def _refuse_doubles(pairs: list[tuple[str, object]]) -> None:
     """Of a key that stands twice two readers may each believe another value."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise ValueError(f"{MANIFEST} holds an object with one key twice, among {sorted(keys)[:12]}")
+        raise ValueError(f"it holds an object with one key twice, among {sorted(keys)[:12]}")
 
 
 def _read(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
