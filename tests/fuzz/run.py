@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NAMES = ("frame", "metadata", "bundle")
 _LONGEST = 1 << 16
+_LONGEST_S = 10.0
 
 
 def guided(name: str, seconds: int, found: Path) -> None:
@@ -45,12 +46,13 @@ def blind(name: str, seconds: int, found: Path) -> None:
     while time.monotonic() < end:
         data, num = mutated(chance, seeds), num + 1
         began = time.monotonic()
+        tracemalloc.reset_peak()
         try:
-            tracemalloc.reset_peak()
             TARGETS[name](data)
-            if tracemalloc.get_traced_memory()[1] > MEMORY or time.monotonic() - began > 10:
-                raise AssertionError(f"took {tracemalloc.get_traced_memory()[1]} bytes, {time.monotonic() - began} s")
-        except Exception:
+            taken, seconds = tracemalloc.get_traced_memory()[1], time.monotonic() - began
+            assert taken <= MEMORY, f"{taken} bytes"
+            assert seconds <= _LONGEST_S, f"{seconds} seconds"
+        except Exception:  # noqa: BLE001 - whatever it is, it is a finding
             path = found.parent / f"{name}-crash-blind"
             path.write_bytes(data)
             traceback.print_exc()

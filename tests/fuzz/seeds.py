@@ -16,14 +16,16 @@ from tests.tiny import SIZE, tiny_graph, tiny_manifest, tiny_taxonomy
 _LARGEST = 12_000
 
 METADATA = {
-    "fei": "[User]\r\nUser=a\r\nDate=11/23/2026\r\nTime=10:00:00\r\n[System]\r\nSystemType=Nova\r\n[Beam]\r\nBeam=EBeam\r\n"
+    "fei": "[User]\r\n"
+    "User=a\r\nDate=11/23/2026\r\nTime=10:00:00\r\n[System]\r\nSystemType=Nova\r\n[Beam]\r\nBeam=EBeam\r\n"
     "[EBeam]\r\nHV=5000\r\nWD=0.004\r\nHFW=1e-4\r\n[Scan]\r\nPixelWidth=1e-8\r\n[Detectors]\r\nName=ETD\r\n"
     "[Image]\r\nResolutionX=80\r\nResolutionY=60\r\n",
     "fei-hfw": "[Beam]\nBeam=IBeam\n[IBeam]\nHFW=1e400\n[Image]\nResolutionX=80\nResolutionY=-1\n",
     "zeiss": "0\r\n0\r\n0\r\n4.466e-007\r\nAP_IMAGE_PIXEL_SIZE\r\nImage Pixel Size = 446.6 nm\r\nAP_ACTUALKV\r\n"
     "EHT = 15.00 kV\r\nAP_WD\r\nWD = 18.7 mm\r\nDP_DETECTOR_CHANNEL\r\nSignal A = SE2\r\nSV_OPERATOR\r\nUser = a\r\n"
     "AP_DATE\r\nDate :23 Nov 2026\r\nAP_TIME\r\nTime :10:00:00\r\nDP_SEM\r\nSEM = Ultra 55\r\n",
-    "zeiss-mag": "0\n0\n0\nnan\nAP_MAG\nMag = 1.50 K X\nAP_PIXEL_SIZE\nPixel Size = 1.5 \ufffdm\nAP_MANUALKV\nEHT = 1 MV\n",
+    "zeiss-mag": "0\n0\n0\nnan\n"
+    "AP_MAG\nMag = 1.50 K X\nAP_PIXEL_SIZE\nPixel Size = 1.5 \ufffdm\nAP_MANUALKV\nEHT = 1 MV\n",
     "tescan": "\0\1PixelSizeX=4.5e-9\0HV=1000\0WD=0.0038\0Detector=E-T\0Device=AMBER\0DeviceModel=S8251G\0"
     "UserName=a\0FullUserName=A B\0Date=2026-11-23\0Time=10:00:00\0ImageStripSize=64\0",
     "tescan-hdr": "[MAIN]\nPixelSizeX=1e-8\nAcceleratorVoltage=20000\nDetector0=SE\nImageStripSize=9999999999\n",

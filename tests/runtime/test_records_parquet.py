@@ -37,6 +37,11 @@ def exported(store: RecordStore, path: Path) -> list[dict[str, object]]:
     return rows
 
 
+def known(value: object) -> object:
+    """A key that is absent and one that is null say the same."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
 def test_every_field_of_a_record_comes_back(store: RecordStore, tmp_path: Path, bundle_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(20, 230, (96, 128), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels)
@@ -54,7 +59,7 @@ def test_every_field_of_a_record_comes_back(store: RecordStore, tmp_path: Path, 
         details = row.pop("details")
         assert (None if details is None else json.loads(str(details))) == record.details
         for name, value in row.items():
-            assert value == getattr(record, name), name
+            assert known(value) == known(getattr(record, name)), name
     assert rows[1]["person"] == "=1+1", "text stands as recorded: nothing runs it"
 
 
