@@ -41,14 +41,62 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
 
 def classify(
     bundle: BundleArgument,
-    frames: Annotated[list[Path], typer.Argument(metavar="FRAME…", help="Image files.", show_default=False)],
+    frames: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FRAME…",
+            help="Image files, folders, quoted patterns, or CSV lists with a column path.",
+            show_default=False,
+        ),
+    ],
     *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.jsonl", help="Append results here and skip frames that have one."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="local|ADDRESS", help="Share the frames among the workers of a Ray cluster."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Of Ray, one engine each.", show_default="all CPUs")
+    ] = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
+    from hffnet.runtime.archive import frames_from_arguments
+    from hffnet.runtime.classify_command import ArchiveOptions, classify_to_file
+    from hffnet.runtime.errors import ConfigError
+
+    if out is None and (ray is not None or workers is not None):
+        raise ConfigError(
+            "--ray and --workers need --out FILE.jsonl: where results go, and what a restart goes on from"
+        )
+    if workers is not None and ray is None:
+        raise ConfigError("--workers says how many of Ray's workers; give --ray local or an address")
+    paths = frames_from_arguments(frames)
+    if out is None:
+        failures = _classify_to_terminal(bundle, paths, engine, precision, threads, as_json=as_json)
+    else:
+        options = ArchiveOptions(engine=engine, precision=precision, threads=threads, ray=ray, workers=workers)
+        failures = classify_to_file(bundle, paths, out, options, as_json=as_json)
+    if failures:
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def _classify_to_terminal(
+    bundle: Path,
+    frames: list[Path],
+    engine: EngineChoice,
+    precision: PrecisionChoice,
+    threads: int | None,
+    *,
+    as_json: bool,
+) -> int:
+    """A table, or one document; the number of failures."""
     from rich.table import Table
 
     from hffnet.runtime.classifier import Classifier
@@ -79,8 +127,7 @@ def classify(
         print_json({"command": "classify", "results": documents})
     elif table.row_count:
         print_tables([table])
-    if failures:
-        raise typer.Exit(ExitCode.BAD_INPUT)
+    return failures
 
 
 def print_json(document: dict[str, Any]) -> None:
