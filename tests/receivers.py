@@ -6,8 +6,9 @@ import socket
 import subprocess
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Condition, Event, Thread
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ SECRET = b"a secret of some length"
 
 
 class Receiver:
-    """A web server that answers as told and keeps what it got."""
+    """A web server that answers as told and keeps what it got; on a port of its own, or on one that was free."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.codes = list[int]()
         self.got = list[tuple[str, str, bytes]]()
         self.has_all = Event()
@@ -37,13 +38,21 @@ class Receiver:
             def log_message(self, *_args: object) -> None:
                 pass
 
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = HTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
         self.thread = Thread(target=self.server.serve_forever)
         self.thread.start()
 
     def seqs(self) -> list[int]:
         return [record["seq"] for _, _, body in self.got for record in json.loads(body)["records"]]
+
+    def wait_for(self, seqs: set[int], timeout_s: float) -> None:
+        """Until every one came at least once."""
+        end = monotonic() + timeout_s
+        while not seqs <= set(self.seqs()):
+            assert monotonic() < end, seqs - set(self.seqs())
+            self.has_all.clear()
+            self.has_all.wait(0.2)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -63,7 +72,9 @@ class Broker:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.file = folder / "mosquitto.conf"
-        self.file.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        # What waits for a subscriber that keeps its session survives a stop.
+        keep = f"persistence true\npersistence_location {folder}/\nuser root\n"
+        self.file.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n{keep}")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -103,6 +114,39 @@ def subscribed(broker: Broker, num: int, got: list[int]) -> tuple[Event, object]
     client.loop_start()
     assert ready.wait(10)
     return done, client
+
+
+class Watcher:
+    """A subscriber with a session that the broker keeps: misses nothing while either of them is away."""
+
+    def __init__(self, broker: Broker) -> None:
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        self.names = list[str]()
+        self._changed, ready = Condition(), Event()
+        self._client = Client(CallbackAPIVersion.VERSION2, client_id="watcher", clean_session=False)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_message = self._take
+        self._client.on_subscribe = lambda *_: ready.set()
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.subscribe("hffnet/results", qos=1)
+        self._client.loop_start()
+        assert ready.wait(10)
+
+    def _take(self, _client: object, _data: object, message: Any) -> None:
+        with self._changed:
+            self.names.append(json.loads(message.payload)["name"])
+            self._changed.notify()
+
+    def wait_for(self, names: set[str], timeout_s: float) -> None:
+        """Until every one came at least once."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: names <= set(self.names), timeout_s), names - set(self.names)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
 
 
 def need_broker() -> None:

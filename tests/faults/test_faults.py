@@ -2,71 +2,24 @@
 
 import json
 import logging
-import os
 import random
+import resource
 import shutil
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import pytest
-import tifffile
 
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.pipeline import run_pipeline
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.sources import open_source
+from tests.faults.service import classified, rest_of, started, wait_for_log, write_frames
 from tests.receivers import SECRET, Receiver
-
-ROOT = Path(__file__).parents[2]
-_COMMAND = "import typer; from hffnet.runtime.run_command import run; app = typer.Typer(); app.command()(run); app()"
-
-
-def write_frames(folder: Path, num: int, first: int = 0) -> list[str]:
-    folder.mkdir(exist_ok=True)
-    names = [f"{n:05d}.tif" for n in range(first, first + num)]
-    for n, name in enumerate(names, start=first):
-        pixels = np.random.default_rng(n).integers(20, 230, (96, 128), dtype=np.uint8)
-        tifffile.imwrite(folder / f".{name}", pixels)
-        (folder / f".{name}").rename(folder / name)
-    return names
-
-
-def started(bundle: Path, folder: Path, out: Path, *more: str, sinks: str = "") -> "subprocess.Popen[str]":
-    """``hffnet run`` in a process of its own, with results on stdout; ``sinks`` is more TOML."""
-    out.mkdir(exist_ok=True)
-    settings = out / "service.toml"
-    settings.write_text(
-        f"""bundle = "{bundle}"
-source = "dir:{folder}?poll_s=0.01&settle_s=0.001&patience_s=0.3"
-engine = {{ name = "onnxruntime", threads = 1 }}
-records = {{ file = "records.sqlite" }}
-[sinks]
-csv = "out.csv"
-jsonl = "-"
-{sinks}
-"""
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, "--config", str(settings), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
-    )
-
-
-def rest_of(process: "subprocess.Popen[str]") -> list[str]:
-    """Names in the lines that a process that ended, or is about to, still wrote whole."""
-    assert process.stdout is not None
-    with process.stdout:
-        lines = process.stdout.read().splitlines(keepends=True)
-    process.wait()
-    return [json.loads(line)["name"] for line in lines if line.endswith("\n")]
 
 
 @pytest.fixture
@@ -184,6 +137,34 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path: Path, small_disk: Path, bundle_path: Path) -> None:
     write_frames(tmp_path / "in", 20)
     run_with_a_full_disk(bundle_path, tmp_path / "in", small_disk / "records.sqlite", lambda _store: filled(small_disk))
+
+
+def test_files_that_may_not_grow_are_waited_for(tmp_path: Path, bundle_path: Path) -> None:
+    """The whole service under a quota that is reached and lifted: records and lines, by the system's own errors."""
+    out = tmp_path / "out"
+    names = write_frames(tmp_path / "in", 2)
+    process = started(bundle_path, tmp_path / "in", out)
+    assert classified(process, 2) == set(names)
+    largest = max(path.stat().st_size for path in out.iterdir())
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest + 20_000, hard))
+    names += write_frames(tmp_path / "in", 12, first=2)
+    wait_for_log(out, "holding still")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert classified(process, 12) == set(names[2:])
+    end = time.monotonic() + 20
+    while len(rows := (out / "out.csv").read_text().splitlines()[1:]) < len(names):
+        assert time.monotonic() < end, "the CSV file never got what it missed"
+        Event().wait(0.02)
+    process.send_signal(signal.SIGTERM)
+    rest_of(process)
+    assert process.returncode == 0
+    with RecordStore.open(out / "records.sqlite") as store:
+        records = list(store.iterate())
+        assert store.verify().is_sound
+    assert [record.name for record in records if record.kind == "result"] == names
+    assert "degraded" in [record.name for record in records if record.kind == "event"]
+    assert len(rows) == len({row.partition(",")[0] for row in rows}) == len(names)
 
 
 def test_a_database_that_may_not_grow_is_waited_for(tmp_path: Path, bundle_path: Path) -> None:
