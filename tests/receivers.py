@@ -26,7 +26,10 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # the sender was killed in mid-request
                 code = receiver.codes.pop(0) if receiver.codes else 204
                 if code == 204:
                     receiver.got.append((self.headers["X-Hffnet-Timestamp"], self.headers["X-Hffnet-Signature"], body))

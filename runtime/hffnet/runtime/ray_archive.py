@@ -110,9 +110,11 @@ def documents_from_ray(paths: Sequence[Path], bundle: Path, plan: WorkerPlan, nu
     num_workers = min(plan.num_workers or max(num_cpus // plan.threads, 1), -(-len(paths) // _FRAMES_AT_ONCE))
     num_blocks = max(-(-len(paths) // _FRAMES_PER_BLOCK), min(num_workers, len(paths)))
     frames = ray.data.from_items([{"path": str(path.absolute())} for path in paths], override_num_blocks=num_blocks)
+    # Held here until the last result, and handed over inside a tuple, so that a worker that died can be started again.
+    stored = (ray.put(bundle.read_bytes()),)
     results = frames.map_batches(
         _Worker,
-        fn_constructor_args=(ray.put(bundle.read_bytes()), plan, _version()),
+        fn_constructor_args=(stored, plan, _version()),
         batch_size=_FRAMES_AT_ONCE,
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_cpus=plan.threads,
@@ -127,7 +129,7 @@ def documents_from_ray(paths: Sequence[Path], bundle: Path, plan: WorkerPlan, nu
 class _Worker:
     """One engine, in a process of its own, on whatever node."""
 
-    def __init__(self, bundle: "ray.ObjectRef[bytes]", plan: WorkerPlan, asked_version: str) -> None:
+    def __init__(self, stored: "tuple[ray.ObjectRef[bytes]]", plan: WorkerPlan, asked_version: str) -> None:
         import ray
 
         from hffnet.runtime.classifier import Classifier
@@ -136,7 +138,7 @@ class _Worker:
             raise ConfigError(f"a worker has hffnet {_version()}, the job {asked_version}; install the same everywhere")
         self._folder = tempfile.TemporaryDirectory(prefix="hffnet-ray-")
         path = Path(self._folder.name) / "model.hffnet"
-        path.write_bytes(ray.get(bundle))
+        path.write_bytes(ray.get(stored[0]))
         self._settings_sha256 = plan.settings_sha256
         self._classifier: Classifier = Classifier.open(
             path, engine=plan.engine, precision=plan.precision, threads=plan.threads
