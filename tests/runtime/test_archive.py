@@ -135,7 +135,7 @@ def invoked(*words: object) -> Result:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        pytest.param(["--ray", "local"], "need --out", id="ray-without-out"),
+        pytest.param(["--ray", "local"], "needs --out", id="ray-without-out"),
         pytest.param(["--workers", "2", "--out", "x.jsonl"], "give --ray", id="workers-without-ray"),
     ],
 )

@@ -8,10 +8,12 @@ from time import monotonic
 
 import typer
 
+from hffnet.runtime import run_settings
 from hffnet.runtime.archive import ArchiveSummary, Document, classify_archive, documents_in_turn
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.commands import EngineChoice, PrecisionChoice, print_json
-from hffnet.runtime.run_command import settings_of_run
+from hffnet.runtime.errors import ConfigError, ExitCode
+from hffnet.runtime.field_of_view import TileSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,18 +25,31 @@ class ArchiveOptions:
     threads: int | None
     ray: str | None
     workers: int | None
+    tiles: TileSettings | None = None
 
 
-def classify_to_file(bundle: Path, paths: Sequence[Path], out: Path, options: ArchiveOptions, *, as_json: bool) -> int:
-    """Classify what ``out`` lacks, tell what was done, and return the number of failures.
+def classify_to_file(
+    bundle: Path, paths: Sequence[Path], out: Path | None, options: ArchiveOptions, *, as_json: bool
+) -> None:
+    """Classify what ``out`` lacks and tell what was done.
 
     Raises:
+        typer.Exit: some frames could not be read; they are named on stderr.
+        ConfigError: the options do not go together.
         HffnetError: see ``classify_archive`` and ``ray_archive``.
     """
+    if options.workers is not None and options.ray is None:
+        raise ConfigError("--workers says how many of Ray's workers; give --ray local or an address")
+    if out is None:
+        raise ConfigError("--ray needs --out FILE.jsonl: where results go, and what a restart goes on from")
     began = monotonic()
-    settings_sha256 = settings_of_run(options.engine, options.precision)
+    settings_sha256 = _settings_sha256(bundle, options)
     with Classifier.open(
-        bundle, engine=options.engine, precision=options.precision, threads=_threads(options)
+        bundle,
+        engine=options.engine,
+        precision=options.precision,
+        threads=_threads(options),
+        tiles=options.tiles,
     ) as classifier:
         sha256 = classifier.bundle.sha256
         with _documents(classifier, options, settings_sha256) as documents, _progress(len(paths)) as advance:
@@ -42,7 +57,14 @@ def classify_to_file(bundle: Path, paths: Sequence[Path], out: Path, options: Ar
                 paths, out, documents, bundle_sha256=sha256, settings_sha256=settings_sha256, on_document=advance
             )
     _tell(summary, out, monotonic() - began, options, as_json=as_json)
-    return summary.counts.get("failed", 0)
+    if summary.counts.get("failed"):
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def _settings_sha256(bundle: Path, options: ArchiveOptions) -> str:
+    """The same as ``hffnet run`` has for these settings."""
+    engine = run_settings.EngineChoice(name=options.engine, precision=options.precision)
+    return run_settings.RunSettings(bundle=bundle, source="", engine=engine, tiles=options.tiles).sha256()
 
 
 def _threads(options: ArchiveOptions) -> int | None:
@@ -66,6 +88,7 @@ def _documents(
         threads=threads,
         num_workers=options.workers,
         settings_sha256=settings_sha256,
+        tiles=options.tiles,
     )
     path = classifier.bundle.path
     classifier.close()  # it has said which engine is the best; the workers open their own

@@ -43,11 +43,7 @@ def classify(
     bundle: BundleArgument,
     frames: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="FRAME…",
-            help="Image files, folders, quoted patterns, or CSV lists with a column path.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="FRAME…", help="Files, folders, quoted patterns, CSVs of paths.", show_default=False),
     ],
     *,
     out: Annotated[
@@ -67,45 +63,23 @@ def classify(
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
-    from hffnet.runtime.archive import frames_from_arguments
-    from hffnet.runtime.classify_command import ArchiveOptions, classify_to_file
-    from hffnet.runtime.errors import ConfigError
-
-    if out is None and (ray is not None or workers is not None):
-        raise ConfigError(
-            "--ray and --workers need --out FILE.jsonl: where results go, and what a restart goes on from"
-        )
-    if workers is not None and ray is None:
-        raise ConfigError("--workers says how many of Ray's workers; give --ray local or an address")
-    paths = frames_from_arguments(frames)
-    if out is None:
-        failures = _classify_to_terminal(bundle, paths, engine, precision, threads, as_json=as_json)
-    else:
-        options = ArchiveOptions(engine=engine, precision=precision, threads=threads, ray=ray, workers=workers)
-        failures = classify_to_file(bundle, paths, out, options, as_json=as_json)
-    if failures:
-        raise typer.Exit(ExitCode.BAD_INPUT)
-
-
-def _classify_to_terminal(
-    bundle: Path,
-    frames: list[Path],
-    engine: EngineChoice,
-    precision: PrecisionChoice,
-    threads: int | None,
-    *,
-    as_json: bool,
-) -> int:
-    """A table, or one document; the number of failures."""
     from rich.table import Table
 
+    from hffnet.runtime.archive import frames_from_arguments
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.result import prediction_json
 
+    paths = frames_from_arguments(frames)
+    if out is not None or ray is not None or workers is not None:
+        from hffnet.runtime.classify_command import ArchiveOptions, classify_to_file
+
+        options = ArchiveOptions(engine=engine, precision=precision, threads=threads, ray=ray, workers=workers)
+        classify_to_file(bundle, paths, out, options, as_json=as_json)
+        return
     documents, failures = list[dict[str, Any]](), 0
     table = Table("frame", "picture", "µm/pixel", "decision", "confidence", "note")
     with Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier:
-        for path in frames:
+        for path in paths:
             try:
                 prediction = classifier.classify(path)
             except HffnetError as error:
@@ -127,7 +101,8 @@ def _classify_to_terminal(
         print_json({"command": "classify", "results": documents})
     elif table.row_count:
         print_tables([table])
-    return failures
+    if failures:
+        raise typer.Exit(ExitCode.BAD_INPUT)
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import ray
 
     from hffnet.runtime.engines import EngineName
+    from hffnet.runtime.field_of_view import TileSettings
     from hffnet.runtime.manifest import Precision
 
 LOCAL = "local"
@@ -46,6 +47,7 @@ class WorkerPlan:
         threads: of the engine; also the CPUs that Ray sets aside for a worker.
         num_workers: how many; None is as many as the cluster has CPUs for.
         settings_sha256: for the documents.
+        tiles: how large frames are cut.
     """
 
     engine: "EngineName"
@@ -53,6 +55,7 @@ class WorkerPlan:
     threads: int
     num_workers: int | None
     settings_sha256: str
+    tiles: "TileSettings | None" = None
 
 
 @contextmanager
@@ -141,7 +144,7 @@ class _Worker:
         path.write_bytes(ray.get(stored[0]))
         self._settings_sha256 = plan.settings_sha256
         self._classifier: Classifier = Classifier.open(
-            path, engine=plan.engine, precision=plan.precision, threads=plan.threads
+            path, engine=plan.engine, precision=plan.precision, threads=plan.threads, tiles=plan.tiles
         )
 
     def __call__(self, batch: Strings) -> Strings:
