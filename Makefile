@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hffnet needs Python >= 3.11; PYTHON=python3.12 make …" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	# Only for its copy of Triton's schema; what it asks for is older than what onnx has.
+# Only for its copy of Triton's schema; what it asks for is older than what onnx has.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps tritonclient==2.73.0
 	@touch $@
 
