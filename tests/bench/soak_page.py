@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +64,7 @@ def bound_sentence(minutes: float) -> str:
 
 def table(report: Mapping[str, Any]) -> str:
     """One column for each service."""
-    rows = {
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "results": lambda r: f"{r['num_results']:,}",
         "dropped": lambda r: ", ".join(f"{num} ({why})" for why, num in r["dropped"].items()) or "–",
         "memory slope, MB/h (95 %)": lambda r: "{median:.2f} ({low:.2f} to {high:.2f})".format(

@@ -49,9 +49,9 @@ def blind(name: str, seconds: int, found: Path) -> None:
         tracemalloc.reset_peak()
         try:
             TARGETS[name](data)
-            taken, seconds = tracemalloc.get_traced_memory()[1], time.monotonic() - began
+            taken, lasted = tracemalloc.get_traced_memory()[1], time.monotonic() - began
             assert taken <= MEMORY, f"{taken} bytes"
-            assert seconds <= _LONGEST_S, f"{seconds} seconds"
+            assert lasted <= _LONGEST_S, f"{lasted} seconds"
         except Exception:  # noqa: BLE001 - whatever it is, it is a finding
             path = found.parent / f"{name}-crash-blind"
             path.write_bytes(data)

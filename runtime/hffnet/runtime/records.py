@@ -39,6 +39,7 @@ from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
 _PAGE = 256
+_CACHE_KIB = 512  # full within minutes: SQLite's default of 2 MB looks like a leak for the first hours of a service
 _BUSY_S = 2.0  # within what a stop may take
 _COLUMNS = ", ".join(RECORD_FIELDS)
 _INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
@@ -328,6 +329,7 @@ def _use_log(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     if mode != "wal":
         _log.warning("%s: this file system has no write-ahead log (journal mode %s); commits are slower", path, mode)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
 def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
