@@ -117,7 +117,7 @@ def draw(
         line = level + slope["median"] * (minutes[steady] - middle) / 60
         label = f"{slope['median']:.2f} MB/h ({slope['low']:.2f} to {slope['high']:.2f})"
         axis.plot(minutes[steady], line, color="#d55e00", lw=1.5, ls="--", label=label)
-        axis.set(title=title, ylabel="memory, MB", ylim=(0, None))
+        axis.set(title=title, ylabel="memory, MB", ylim=(rss_mb.min() - 10, rss_mb.max() + 10))
         axis.legend(loc="lower right")
     axes[-1].set_xlabel("minutes; grey is warm-up")
     figure.savefig(path, metadata={"Date": None})

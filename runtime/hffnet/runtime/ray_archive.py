@@ -71,6 +71,7 @@ def cluster(address: str, num_workers: int | None, threads: int) -> Iterator[int
         EngineError: there is no cluster at that address, or it has fewer CPUs than one worker needs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what a laboratory classifies is nobody's statistics
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a worker's own sentence comes as an exception
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
