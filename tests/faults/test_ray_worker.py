@@ -2,10 +2,12 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hffnet.runtime.errors import EngineError
 from tests.runtime.test_archive import ROOT, SETTINGS, write_frames
 
 
@@ -40,4 +42,7 @@ def test_a_worker_that_is_killed_is_replaced(
             if number == 0:
                 os.kill(worker_pids()[0], signal.SIGKILL)
             names.append(str(document["name"]))
+        unfit = replace(plan, precision="fp16")  # the bundle has none
+        with pytest.raises(EngineError, match="a Ray worker failed: .* holds fp32 .cpu., and no fp16 graph"):
+            list(documents_from_ray(paths[:2], bundle_path, unfit, num_cpus))
     assert names == [str(path) for path in paths]

@@ -1,6 +1,9 @@
 """Archives: which frames are meant, one line for each, continued where it was interrupted; alone and with Ray."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from typer.testing import CliRunner, Result
 from hffnet.runtime.archive import Document, classify_archive, documents_in_turn, frames_from_arguments
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.commands import classify
-from hffnet.runtime.errors import ConfigError, FrameError, HffnetError
+from hffnet.runtime.errors import ConfigError, EngineError, FrameError, HffnetError
 from hffnet.runtime.run_command import settings_of_run
+from tests.receivers import free_port
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = settings_of_run("onnxruntime", "auto")
@@ -145,24 +149,39 @@ def test_options_that_need_each_other(tmp_path: Path, bundle_path: Path, words: 
     assert sentence in str(result.exception)
 
 
+def test_an_address_where_nobody_listens_is_told_at_once(tmp_path: Path, bundle_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'hffnet[ray]'")
+    (path,) = write_frames(tmp_path / "in", 1)
+    options = ("--engine", "onnxruntime", "--out", tmp_path / "out.jsonl", "--ray", f"127.0.0.1:{free_port()}")
+    result = invoked(bundle_path, path, *options)
+    assert isinstance(result.exception, EngineError)
+    assert "no Ray cluster answers" in str(result.exception)
+
+
 def without_times(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != "timings_ms"}
 
 
-@pytest.mark.filterwarnings("ignore")  # Ray's own; every other test fails on warnings
 @pytest.mark.slow
-def test_ray_says_what_one_process_says(tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One started cluster for all of it: starting one takes seconds."""
+def test_ray_says_what_one_process_says(tmp_path: Path, bundle_path: Path) -> None:
+    """In a process of its own, where nothing of Ray stays behind; one cluster, because starting one takes seconds."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'hffnet[ray]'")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "runtime"))
     paths = write_frames(tmp_path / "in", 40)
     paths[5].write_bytes(b"II*\0 no frame")
     alone, shared = tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"
     common = ("--engine", "onnxruntime", "--threads", 1, "--json")
     assert invoked(bundle_path, tmp_path / "in", "--out", alone, *common).exit_code == 3
     assert invoked(bundle_path, *paths[:7], "--out", shared, *common).exit_code == 3
-    result = invoked(bundle_path, tmp_path / "in", "--out", shared, "--ray", "local", "--workers", 2, *common)
-    assert result.exit_code == 3, result.output
-    document = json.loads(result.stdout)
+    command = "import typer; from hffnet.runtime.commands import classify as c; a = typer.Typer(); a.command()(c); a()"
+    words = (bundle_path, tmp_path / "in", "--out", shared, "--ray", "local", "--workers", 2, *common)
+    done = subprocess.run(
+        [sys.executable, "-c", command, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")},
+    )
+    assert done.returncode == 3, done.stderr
+    document = json.loads(done.stdout)
     assert (document["counts"], document["num_skipped"]) == ({"failed": 1, "classified": 33}, 6)
     assert list(map(without_times, lines(shared))) == list(map(without_times, lines(alone)))

@@ -8,6 +8,7 @@ so that a result does not depend on which worker gave it.
 import json
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,17 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from hffnet.runtime.archive import Document, document_from_file
-from hffnet.runtime.errors import ConfigError, EngineError
+from hffnet.runtime.errors import EngineError, HffnetError
 
 if TYPE_CHECKING:
     import ray
 
+    from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.engines import EngineName
     from hffnet.runtime.field_of_view import TileSettings
     from hffnet.runtime.manifest import Precision
 
 LOCAL = "local"
 _FRAMES_AT_ONCE = 8
+_CONNECT_S = 5.0
 _FRAMES_PER_BLOCK = 32  # what is handed out, finished and written at a time
 _log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ def cluster(address: str, num_workers: int | None, threads: int) -> Iterator[int
     """Join a cluster, or start one on this machine for the time of the job; yields the CPUs it has.
 
     Args:
-        address: ``local``, ``auto`` (the one this machine belongs to), ``HOST:PORT`` or ``ray://HOST:PORT``.
+        address: ``local``, ``auto`` (the one this machine belongs to) or ``HOST:PORT`` of its head.
         num_workers: so many are needed.
         threads: of each.
 
@@ -79,12 +82,11 @@ def cluster(address: str, num_workers: int | None, threads: int) -> Iterator[int
         # As many as are asked for, also where the machine has fewer: it is the user's to share its cores.
         cpus = num_workers * threads if num_workers else max(os.cpu_count() or 1, threads)
         quiet |= {"num_cpus": cpus, "include_dashboard": False}
+    _check_address(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise EngineError(
-            f"no Ray cluster answers at {address!r} ({error}); give local or the address of one"
-        ) from error
+        raise EngineError(f"no Ray cluster answers at {address!r} ({error}); give local, auto or HOST:PORT") from error
     try:
         num_cpus = int(ray.cluster_resources().get("CPU", 0))
         if num_cpus < threads * (num_workers or 1):
@@ -95,6 +97,17 @@ def cluster(address: str, num_workers: int | None, threads: int) -> Iterator[int
         yield num_cpus
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray tries an address where nobody listens for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(f"no Ray cluster answers at {address!r} ({error}); give local, auto or HOST:PORT") from error
 
 
 def documents_from_ray(paths: Sequence[Path], bundle: Path, plan: WorkerPlan, num_cpus: int) -> Iterator[Document]:
@@ -125,32 +138,55 @@ def documents_from_ray(paths: Sequence[Path], bundle: Path, plan: WorkerPlan, nu
     )
     try:
         for row in results.iter_rows():
+            if row["error"]:
+                raise EngineError(f"a Ray worker failed: {row['error']}")
             yield json.loads(row["document"])
     except ray.exceptions.RayError as error:
-        raise EngineError(f"a Ray worker failed: {_cause(error)}") from error
+        raise EngineError(f"Ray failed: {str(error).strip().splitlines()[-1]}") from error
 
 
 class _Worker:
-    """One engine, in a process of its own, on whatever node."""
+    """One engine, in a process of its own, on whatever node.
+
+    What fails for good travels as an answer and not as an exception, which Ray would wrap until its sentence is lost.
+    """
 
     def __init__(self, stored: "tuple[ray.ObjectRef[bytes]]", plan: WorkerPlan, asked_version: str) -> None:
         import ray
 
-        from hffnet.runtime.classifier import Classifier
-
+        self._plan, self._classifier, self._error = plan, None, ""
         if _version() != asked_version:
-            raise ConfigError(f"a worker has hffnet {_version()}, the job {asked_version}; install the same everywhere")
+            self._error = f"it has hffnet {_version()}, the job {asked_version}; install the same everywhere"
+            return
         self._folder = tempfile.TemporaryDirectory(prefix="hffnet-ray-")
         path = Path(self._folder.name) / "model.hffnet"
         path.write_bytes(ray.get(stored[0]))
-        self._settings_sha256 = plan.settings_sha256
-        self._classifier: Classifier = Classifier.open(
-            path, engine=plan.engine, precision=plan.precision, threads=plan.threads, tiles=plan.tiles
-        )
+        try:
+            self._classifier = _opened(path, plan)
+        except HffnetError as error:
+            self._error = str(error)
 
     def __call__(self, batch: Strings) -> Strings:
-        documents = [document_from_file(self._classifier, Path(p), self._settings_sha256) for p in batch["path"]]
-        return {"document": np.array([json.dumps(document) for document in documents], dtype=object)}
+        documents = list[str]()
+        for path in batch["path"]:
+            try:
+                documents.append(json.dumps(self._document(Path(path))))
+            except EngineError as error:
+                self._error = str(error)
+                documents.append("")
+        errors = [self._error if not document else "" for document in documents]
+        return {"document": np.array(documents, dtype=object), "error": np.array(errors, dtype=object)}
+
+    def _document(self, path: Path) -> Document:
+        if self._classifier is None:
+            raise EngineError(self._error)
+        return document_from_file(self._classifier, path, self._plan.settings_sha256)
+
+
+def _opened(path: Path, plan: WorkerPlan) -> "Classifier":
+    from hffnet.runtime.classifier import Classifier
+
+    return Classifier.open(path, engine=plan.engine, precision=plan.precision, threads=plan.threads, tiles=plan.tiles)
 
 
 def _version() -> str:
@@ -158,12 +194,3 @@ def _version() -> str:
         return version("hffnet")
     except PackageNotFoundError:
         return "0+source"
-
-
-def _cause(error: BaseException) -> str:
-    """The worker's own sentence, without Ray's traces around it."""
-    seen: BaseException = error
-    while (inner := getattr(seen, "cause", None) or seen.__cause__) is not None and inner is not seen:
-        seen = inner
-    lines = [line for line in str(seen).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(seen)
