@@ -43,6 +43,6 @@ def test_a_worker_that_is_killed_is_replaced(
                 os.kill(worker_pids()[0], signal.SIGKILL)
             names.append(str(document["name"]))
         unfit = replace(plan, precision="fp16")  # the bundle has none
-        with pytest.raises(EngineError, match="a Ray worker failed: .* holds fp32 .cpu., and no fp16 graph"):
+        with pytest.raises(EngineError, match=r"a Ray worker failed: .* holds fp32 .cpu., and no fp16 graph"):
             list(documents_from_ray(paths[:2], bundle_path, unfit, num_cpus))
     assert names == [str(path) for path in paths]
