@@ -1,8 +1,8 @@
 """The same trained network in hffnet and as other tools would run it, in turns of one run, on the same frames.
 
-``python -m tests.bench.peers BUNDLE CHECKPOINT FRAMES`` prints Markdown. ``--ultralytics PYTHON`` adds Ultralytics, which
-lives in an environment of its own, PYTHON being its interpreter (see ``peer_ultralytics``). What the peers leave out
-stands beside each figure: end to end they read and shrink the whole picture with OpenCV, info bar and all.
+``python -m tests.bench.peers BUNDLE CHECKPOINT FRAMES`` prints Markdown. ``--ultralytics PYTHON`` adds Ultralytics from
+an environment of its own, PYTHON being its interpreter (see ``peer_ultralytics``). What the peers leave out stands
+beside each figure: end to end they read and shrink the whole picture with OpenCV, info bar and all.
 """
 
 import argparse
