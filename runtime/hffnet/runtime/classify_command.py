@@ -52,7 +52,8 @@ def classify_to_file(
         tiles=options.tiles,
     ) as classifier:
         sha256 = classifier.bundle.sha256
-        with _documents(classifier, options, settings_sha256) as documents, _progress(len(paths)) as advance:
+        documents = _documents(classifier, options, settings_sha256)
+        with _progress(len(paths)) as advance:
             summary = classify_archive(
                 paths, out, documents, bundle_sha256=sha256, settings_sha256=settings_sha256, on_document=advance
             )
@@ -72,18 +73,17 @@ def _threads(options: ArchiveOptions) -> int | None:
     return options.threads or (1 if options.ray is not None else None)
 
 
-@contextmanager
 def _documents(
     classifier: Classifier, options: ArchiveOptions, settings_sha256: str
-) -> Iterator[Callable[[Sequence[Path]], Iterator[Document]]]:
+) -> Callable[[Sequence[Path]], Iterator[Document]]:
+    """Who classifies; Ray is started when there is something to do."""
     if options.ray is None:
-        yield documents_in_turn(classifier, settings_sha256)
-        return
+        return documents_in_turn(classifier, settings_sha256)
     from hffnet.runtime.ray_archive import WorkerPlan, cluster, documents_from_ray
 
     threads = _threads(options) or 1
     plan = WorkerPlan(
-        engine=classifier.engine.name,
+        engine=classifier.engine.name if options.engine == "auto" else options.engine,
         precision=classifier.engine.precision,
         threads=threads,
         num_workers=options.workers,
@@ -92,8 +92,13 @@ def _documents(
     )
     path = classifier.bundle.path
     classifier.close()  # it has said which engine is the best; the workers open their own
-    with cluster(options.ray, options.workers, threads) as num_cpus:
-        yield lambda paths: documents_from_ray(paths, path, plan, num_cpus)
+    address = options.ray
+
+    def shared(paths: Sequence[Path]) -> Iterator[Document]:
+        with cluster(address, options.workers, threads) as num_cpus:
+            yield from documents_from_ray(paths, path, plan, num_cpus)
+
+    return shared
 
 
 @contextmanager
