@@ -18,6 +18,7 @@ from hffnet.runtime.errors import EngineError, FrameError, HffnetError
 from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.hand_over import HandOver
 from hffnet.runtime.record import Json, RecordDraft, plain
+from hffnet.runtime.read_worker import ReadFile, read_here
 from hffnet.runtime.recorder import OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.result import draft_from_failure, draft_from_prediction
@@ -97,6 +98,7 @@ def run_pipeline(
     stop: Event,
     on_record: OnRecord | None = None,
     bar: "BarSetting | None" = None,
+    read_file: ReadFile = read_here,
     beat: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
@@ -113,6 +115,7 @@ def run_pipeline(
         stop: ends any waiting at once; is set when the run ends for any reason.
         on_record: called after each commit.
         bar: what is known of the instrument's info bar.
+        read_file: decodes files, on the reader's thread; ``ReadWorker`` does so in a process that can be killed.
         beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
 
     Raises:
@@ -122,7 +125,7 @@ def run_pipeline(
     began = monotonic()
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
     recorder = Recorder(store, list(deliveries.values()), stop, on_record)
-    reader = _Reader(source, stop, bar)
+    reader = _Reader(source, stop, bar, read_file)
     desk = _Desk(classifier, settings_sha256)
     try:
         for arrival in reader.arrivals_until(stop, beat):
@@ -161,10 +164,10 @@ def run_pipeline(
 class _Reader:
     """The thread that follows the source and decodes ahead."""
 
-    def __init__(self, source: Source, stop: Event, bar: "BarSetting | None") -> None:
+    def __init__(self, source: Source, stop: Event, bar: "BarSetting | None", read_file: ReadFile) -> None:
         self.arrivals = HandOver[_Arrival | Notice](_QUEUE)
         self.error: BaseException | None = None
-        self._source, self._stop, self._bar = source, stop, bar
+        self._source, self._stop, self._bar, self._read_file = source, stop, bar, read_file
         # A daemon: a read that hangs on a dead network share must not keep the process alive.
         self._thread = Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
@@ -206,7 +209,7 @@ class _Reader:
         frame, reason = None, (item.problem or "") if isinstance(item, Item) else ""
         if not reason:
             try:
-                frame = _frame(item, self._bar)
+                frame = self._frame(item)
             except HffnetError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - a poisoned file must not end the service
@@ -218,16 +221,13 @@ class _Reader:
         timings_ms = {"waited": (began - item.settled_at) * 1e3, "read": (ended - began) * 1e3}
         return _Arrival(item=item, frame=frame, reason=reason, timings_ms=timings_ms, at=ended)
 
-
-def _frame(item: Item | FrameItem, bar: "BarSetting | None") -> "Frame":
-    from hffnet.runtime.read import read_frame
-
-    if isinstance(item, FrameItem):
-        return item.read(bar=bar)
-    frame = read_frame(item.path, bar=bar, follow_links=False)
-    if not item.is_unchanged():
-        raise FrameError(f"{item.path} was written to while it was read")
-    return frame
+    def _frame(self, item: Item | FrameItem) -> "Frame":
+        if isinstance(item, FrameItem):
+            return item.read(bar=self._bar)
+        frame = self._read_file(item.path, self._bar)
+        if not item.is_unchanged():
+            raise FrameError(f"{item.path} was written to while it was read")
+        return frame
 
 
 class _Desk:

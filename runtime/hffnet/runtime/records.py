@@ -238,7 +238,9 @@ class RecordStore:
     def set_cursor(self, sink: str, seq: int) -> None:
         """Note that a sink has delivered everything up to ``seq``; raises RecordError where that cannot be written."""
         try:
-            with self._read_lock:
+            # SQLite has one writer, and whoever waits for it asks again now and then, without a queue: at full speed a
+            # cursor would not get its turn between two records for seconds.
+            with self._write_lock, self._read_lock:
                 self._reader.execute("INSERT OR REPLACE INTO cursors (sink, seq) VALUES (?, ?)", (sink, seq))
         except sqlite3.Error as error:
             raise RecordError(f"the cursor of {sink} cannot be written to {self.path} ({error})") from error

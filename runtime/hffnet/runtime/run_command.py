@@ -1,7 +1,9 @@
 """``hffnet run``: classify what a source offers, live, until it ends or a signal comes."""
 
 import logging
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -21,8 +23,11 @@ from hffnet.runtime.commands import (
 from hffnet.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.pipeline import RunSummary
+    from hffnet.runtime.read_worker import ReadFile
     from hffnet.runtime.record import EventName, Json, Record
     from hffnet.runtime.recorder import OnRecord
     from hffnet.runtime.records import RecordStore
@@ -221,7 +226,7 @@ def _stream(
     is_done = done_in(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=settings.sha256())
     source = open_source(settings.source, idle_exit_s=settings.idle_exit_s, is_done=is_done)
     name = settings.public().source
-    with LiveLine(name) as line:
+    with LiveLine(name) as line, _reading(settings, stop) as read_file:
         service.ready(f"classifying {name}")
         return run_pipeline(
             source,
@@ -232,8 +237,21 @@ def _stream(
             stop=stop,
             on_record=_with_tidying(line.show, settings, store),
             bar=BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None,
+            read_file=read_file,
             beat=service.beat,
         )
+
+
+@contextmanager
+def _reading(settings: "RunSettings", stop: Event) -> "Iterator[ReadFile]":
+    """What decodes files: a process that can be killed, unless that is switched off."""
+    from hffnet.runtime.read_worker import ReadWorker, read_here
+
+    if settings.reading.process:
+        with ReadWorker(settings.reading, is_stopped=stop.is_set) as worker:
+            yield worker
+    else:
+        yield partial(read_here, settings=settings.reading)
 
 
 def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore") -> "OnRecord":

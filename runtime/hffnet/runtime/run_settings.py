@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.field_of_view import TileSettings
 from hffnet.runtime.gates import GateSettings
+from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.record import settings_sha256
 from hffnet.runtime.sources.live_options import address_from_uri
 
@@ -101,7 +102,7 @@ class RunSettings(_Strict):
         idle_exit_s: end when a watched folder had nothing new for so long; absent: never.
         watchdog_s: one frame may keep the engine busy for so long, then the process ends (code 4) and whoever
             supervises it starts it anew.
-        engine, records, gates, bar, tiles, sinks: see their classes.
+        engine, records, reading, gates, bar, tiles, sinks: see their classes.
     """
 
     bundle: Path
@@ -110,6 +111,7 @@ class RunSettings(_Strict):
     watchdog_s: _Seconds | None = None
     engine: EngineChoice = EngineChoice()
     records: RecordsChoice = RecordsChoice()
+    reading: ReadingSettings = ReadingSettings()
     gates: GateSettings = GateSettings()
     bar: BarChoice | None = None
     tiles: TileSettings | None = None
@@ -122,15 +124,17 @@ class RunSettings(_Strict):
 
     def sha256(self) -> str:
         """Hash of everything that may change a result and is not in the bundle; "auto" stays "auto"."""
-        return settings_sha256(
-            {
-                "engine": self.engine.name,
-                "precision": self.engine.precision,
-                "gates": self.gates.model_dump(),
-                "bar": self.bar.model_dump() if self.bar else None,
-                "tiles": self.tiles.model_dump() if self.tiles else None,
-            }
-        )
+        said = {
+            "engine": self.engine.name,
+            "precision": self.engine.precision,
+            "gates": self.gates.model_dump(),
+            "bar": self.bar.model_dump() if self.bar else None,
+            "tiles": self.tiles.model_dump() if self.tiles else None,
+        }
+        # Settings that came later count only where they are used: records of earlier versions stay "done".
+        if self.reading != ReadingSettings():
+            said["reading"] = self.reading.model_dump()
+        return settings_sha256(said)
 
 
 def settings_from_toml(path: Path) -> RunSettings:
