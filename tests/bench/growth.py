@@ -114,8 +114,8 @@ def tell(samples: list[Sample], limit: float) -> bool:
     for sample in samples[:: max(len(samples) // 16, 1)]:
         print(f"| {sample.num} | {sample.rss_mb:.1f} | {sample.descriptors} | {sample.threads} |")
     print(
-        f"\nAfter {steady[0].num} results: **{slope.median:.4f} MB per 1,000 frames** (Theil–Sen, 95 %: {slope.low:.4f} "
-        f"to {slope.high:.4f}), which is {slope.median * 7.2:.2f} MB/h at 2 frames a second."
+        f"\nAfter {steady[0].num} results: **{slope.median:.4f} MB per 1,000 frames** (Theil–Sen, 95 %: "
+        f"{slope.low:.4f} to {slope.high:.4f}), which is {slope.median * 7.2:.2f} MB/h at 2 frames a second."
     )
     print(json.dumps({"first": vars_of(samples[0]), "last": vars_of(samples[-1])}))
     return slope.low <= limit

@@ -95,13 +95,13 @@ def test_five_starts_a_minute_and_no_more() -> None:
 
 
 def test_a_closed_worker_leaves_no_descriptor_and_no_process() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with ReadWorker(SETTINGS, command=FAKE) as worker:
         with pytest.raises(FrameError):
             worker(Path("/nowhere/crashes.tif"))
         with pytest.raises(FrameError, match="cannot be read"):
             worker(Path("/nowhere/frame.tif"))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_hostile_files_are_recorded_with_the_reason_and_the_service_goes_on(bundle_path: Path, tmp_path: Path) -> None:

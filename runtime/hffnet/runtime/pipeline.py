@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from hffnet.runtime.errors import EngineError, FrameError, HffnetError
 from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.hand_over import HandOver
-from hffnet.runtime.record import Json, RecordDraft, plain
 from hffnet.runtime.read_worker import ReadFile, read_here
+from hffnet.runtime.record import Json, RecordDraft, plain
 from hffnet.runtime.recorder import OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.result import draft_from_failure, draft_from_prediction

@@ -40,6 +40,7 @@ from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 _log = logging.getLogger(__name__)
 _PAGE = 256
 _BUSY_S = 2.0  # within what a stop may take
+_CACHE_KB = 512  # per connection; rows are written once and read in order, so SQLite's 2 MB would only fill up slowly
 _COLUMNS = ", ".join(RECORD_FIELDS)
 _INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
 _SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?
@@ -322,6 +323,7 @@ class RecordStore:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
     return connection
 
 

@@ -1,13 +1,15 @@
 """What is known of one watched folder, in 16 bytes per file, and what a new look at it says.
 
 A folder at a microscope can hold a million old frames. A look reads names only; the few that are new are asked for
-size and time, and a rotating share of the known ones, so that a file rewritten in place is noticed as well. Where the
-folder's own time did not change, looks are spaced so that they cost at most 5 % of one core.
+size and time, and a rotating share of the known ones, so that a file rewritten in place is noticed as well. Looks
+at a large folder cost at most 5 % of one core, and 25 % while the folder's own time changes. Names that the system
+told of (``folder_events``) are asked for at once, without a look.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -21,6 +23,8 @@ MOST_NEW = 10_000
 """Most new files taken from one look, oldest first; the rest is found again at a later one."""
 
 _CHUNK = 4096
+_PAUSE, _PAUSE_WHEN_CHANGED = 20, 3  # in times of what the last look took
+_CHEAP = 10_000  # files whose names are read in some milliseconds
 _LOOKED_AT_AGAIN = 256
 _RACY_S = 2.0  # a folder's time has ticks of up to 2 s (FAT): a change in the same tick would not show
 _Hashes = npt.NDArray[np.int64]
@@ -100,8 +104,27 @@ class FolderListing:
         mtime_ns = self.path.stat().st_mtime_ns
         if mtime_ns != self._mtime_ns:
             self._mtime_ns, self._changed_at = mtime_ns, now
-        is_racy = now - self._changed_at < _RACY_S
-        return is_racy or not self._is_complete or now - self._looked_at >= 20 * self._cost_s
+        if not self._is_complete or now - self._looked_at >= _PAUSE * self._cost_s:
+            return True
+        has_changed = self._looked_at < self._changed_at + _RACY_S
+        is_cheap = self._names.size < _CHEAP
+        return has_changed and (is_cheap or now - self._looked_at >= _PAUSE_WHEN_CHANGED * self._cost_s)
+
+    def came(self, names: Iterable[str]) -> list[NewFile]:
+        """Of these files, those that are there in a version that was not handled; without reading the folder."""
+        new = list[NewFile]()
+        for name in names:
+            with suppress(OSError):
+                status = (self.path / name).lstat()
+                stamp = FileStamp.from_stat(status)
+                is_file = stat.S_ISREG(status.st_mode) and self._is_wanted(name)
+                if is_file and stamp_hash(stamp) != self._handled_version(name):
+                    new.append(NewFile(name=name, stamp=stamp, changed_at=status.st_ctime))
+        return new
+
+    def left(self, names: Iterable[str]) -> set[int]:
+        """Hashed stamps of the handled versions of these files, which are gone."""
+        return {version for name in names if (version := self._handled_version(name)) is not None}
 
     def look(self, now: float) -> Look:
         """Read the folder; raises OSError, and keeps what was known, where it cannot be read."""
@@ -158,6 +181,13 @@ class FolderListing:
             is_known[i] = now_stamp is not None
             stamps[i] = now_stamp or 0
         return names[is_known], stamps[is_known]
+
+    def _handled_version(self, name: str) -> int | None:
+        if name in self._handled:
+            return self._handled[name]
+        place = int(np.searchsorted(self._names, hash(name)))
+        is_known = place < self._names.size and self._names[place] == hash(name)
+        return int(self._stamps[place]) if is_known else None
 
     def _stat(self, entry: os.DirEntry[str], handled: int | None, look: Look) -> int | None:
         """The file's hashed stamp where this version is handled; else None, and it is in ``look`` unless gone."""
