@@ -43,7 +43,8 @@ _BUSY_S = 2.0  # within what a stop may take
 _CACHE_KB = 512  # per connection; rows are written once and read in order, so SQLite's 2 MB would only fill up slowly
 _COLUMNS = ", ".join(RECORD_FIELDS)
 _INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
-_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?
+# "input_path = ?", not "IS": only then is the index of results with a path used; else every commit reads every row.
+_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path = ? AND input_mtime_ns IS ? AND input_size IS ?
     AND bundle_sha256 IS ? AND settings_sha256 IS ?"""
 
 _KEEP_KEYS = """INSERT OR IGNORE INTO archived_inputs SELECT
