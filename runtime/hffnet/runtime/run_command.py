@@ -238,6 +238,7 @@ def _stream(
             on_record=_with_tidying(line.show, settings, store),
             bar=BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None,
             read_file=read_file,
+            smoothing=settings.smoothing,
             beat=service.beat,
         )
 
