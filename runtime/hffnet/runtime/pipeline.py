@@ -334,14 +334,13 @@ class _Desk:
 
 def _evidence(prediction: "Prediction", taxonomy: "Taxonomy") -> dict[str, Json]:
     """Where in the picture the answer comes from: the map whose mean is the logit of the answer's last class."""
+    from hffnet.runtime.evidence_map import evidence_of_answer
     from hffnet.runtime.field_of_view import map_for_record
 
-    decision = prediction.decision
-    if decision is None or prediction.evidence is None:
+    found = evidence_of_answer(prediction, taxonomy)
+    if found is None:
         return {}
-    depth = max(len(decision.answer), 1) - 1
-    name = decision.path[depth]
-    grid = prediction.evidence[taxonomy.slices()[depth].start + taxonomy.levels[depth].classes.index(name)]
+    name, grid = found
     coarse = map_for_record(grid)
     details: dict[str, Json] = {
         "evidence": {"class": name, "map": [[round(float(value), 3) for value in row] for row in coarse]}

@@ -1,7 +1,7 @@
 """A video file, frame after frame, each exactly once: decoding waits for the classifier and drops nothing.
 
-A run that goes on passes over what is done. It does not jump: where a jump lands depends on the file's index, and a frame
-that is off by one would be another frame. What is passed over is decoded, not converted, copied or classified.
+A run that goes on passes over what is done. It does not jump: where a jump lands depends on the file's index, and a
+frame that is off by one would be another frame. What is passed over is decoded, not converted, copied or classified.
 """
 
 from collections.abc import Iterator
