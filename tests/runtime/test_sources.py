@@ -191,6 +191,22 @@ def test_more_files_than_one_look_takes_all_come_in_order(folder: Path, monkeypa
     assert [name for _ in range(20) for name in watched.names()] == names
 
 
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, -1.8e9], ids=["1 h forward", "1 h back", "to 1970"])
+def test_a_clock_that_is_set_neither_loses_nor_repeats_a_file(folder: Path, jump_s: float) -> None:
+    wall = [1.8e9]
+    watched = Watched(folder)
+    watched.source._wall_clock = lambda: wall[0]
+    os.utime(write(folder / "a.tif"), (wall[0], wall[0]))
+    assert watched.until_quiet() == ["a.tif"]
+    os.utime(write(folder / "b.tif"), (wall[0], wall[0]))
+    assert watched.names() == []
+    wall[0] += jump_s
+    os.utime(write(folder / "c.tif"), (wall[0], wall[0]))
+    found = watched.until_quiet()
+    assert sorted(found) == ["b.tif", "c.tif"]
+    assert watched.until_quiet() == []
+
+
 def test_subfolders_are_watched_when_asked(folder: Path) -> None:
     (folder / "day1" / "deep").mkdir(parents=True)
     write(folder / "day1" / "deep" / "a.tif")
