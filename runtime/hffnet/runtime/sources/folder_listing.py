@@ -185,9 +185,9 @@ class FolderListing:
     def _handled_version(self, name: str) -> int | None:
         if name in self._handled:
             return self._handled[name]
-        place = int(np.searchsorted(self._names, hash(name)))
-        is_known = place < self._names.size and self._names[place] == hash(name)
-        return int(self._stamps[place]) if is_known else None
+        if not _holds(self._names, hash(name)):
+            return None
+        return int(self._stamps[np.searchsorted(self._names, hash(name))])
 
     def _stat(self, entry: os.DirEntry[str], handled: int | None, look: Look) -> int | None:
         """The file's hashed stamp where this version is handled; else None, and it is in ``look`` unless gone."""
@@ -210,13 +210,19 @@ class FolderListing:
         order = np.argsort(all_names)
         now_names = all_names[order]
         now_stamps = np.concatenate([*stamps, np.empty(0, np.int64)])[order]
-        still_there = {*now_stamps.tolist()} if self._handled else set[int]()
-        look.vanished = {h for h in self._handled.values() if h not in still_there}
+        # By name, one by one: a set of everything that is there would take more memory than all that is remembered.
+        look.vanished = {h for name, h in self._handled.items() if not _holds(now_names, hash(name))}
         if self._names.size:
             places = np.minimum(np.searchsorted(now_names, self._names), max(now_names.size - 1, 0))
             is_gone = now_names[places] != self._names if now_names.size else np.ones(self._names.size, np.bool_)
             look.vanished.update(self._stamps[is_gone].tolist())
         self._names, self._stamps, self._handled = now_names, now_stamps, {}
+
+
+def _holds(names: _Hashes, name: int) -> bool:
+    """Whether a sorted array has a value."""
+    place = int(np.searchsorted(names, name))
+    return place < names.size and int(names[place]) == name
 
 
 def _cut(new: list[NewFile], most: int) -> bool:
