@@ -32,7 +32,7 @@ _WARM_UP = 5000  # every window over the latest frames (4,096) and SQLite's page
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The service after so many results."""
+    """The service, with the process that reads for it, after so many results."""
 
     num: int
     rss_mb: float
@@ -43,7 +43,9 @@ class Sample:
 def serve(bundle: Path, folder: Path, num_frames: int) -> None:
     """The service: says how many results are committed, every so often, and ends after ``num_frames``."""
     from hffnet.runtime.classifier import Classifier
+    from hffnet.runtime.limits import ReadingSettings
     from hffnet.runtime.pipeline import run_pipeline
+    from hffnet.runtime.read_worker import ReadWorker
     from hffnet.runtime.record import Record
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.sinks.csv_sink import CsvSink
@@ -63,10 +65,20 @@ def serve(bundle: Path, folder: Path, num_frames: int) -> None:
     with (
         Classifier.open(bundle, threads=1) as classifier,
         RecordStore.open(folder / "records.sqlite") as store,
+        ReadWorker(ReadingSettings(), is_stopped=stop.is_set) as worker,
     ):
         source = open_source(f"dir:{folder / 'in'}?poll_s=0.02&settle_s=0.01")
         sinks = [CsvSink(folder / "results.csv")]
-        run_pipeline(source, classifier, store, sinks, settings_sha256="0" * 64, stop=stop, on_record=on_record)
+        run_pipeline(
+            source,
+            classifier,
+            store,
+            sinks,
+            settings_sha256="0" * 64,
+            stop=stop,
+            on_record=on_record,
+            read_file=worker,
+        )
 
 
 def feed(folder: Path, begin: int, end: int) -> None:
@@ -100,8 +112,10 @@ def watch(bundle: Path, folder: Path, num_frames: int, shape: tuple[int, int], d
 
 def _sample(pid: int, num: int) -> Sample:
     place = Path(f"/proc/{pid}")
-    rss_mb = int((place / "statm").read_text().split()[1]) * _PAGE_MB
-    return Sample(num, rss_mb, len(list((place / "fd").iterdir())), len(list((place / "task").iterdir())))
+    everyone = [str(pid), *(place / "task" / str(pid) / "children").read_text().split()]
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in everyone)
+    descriptors, threads = (len(list((place / what).iterdir())) for what in ("fd", "task"))
+    return Sample(num, pages * _PAGE_MB, descriptors, threads)
 
 
 def tell(samples: list[Sample], limit: float) -> bool:

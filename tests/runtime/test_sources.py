@@ -13,6 +13,7 @@ from hffnet.runtime.errors import ConfigError, SourceError
 from hffnet.runtime.sources import FileStamp, FolderOptions, FrameItem, Item, Notice, open_source, watch_folder
 from hffnet.runtime.sources import folder_events as events_module
 from hffnet.runtime.sources import folder_listing as listing_module
+from hffnet.runtime.sources.folder_events import Happened
 from hffnet.runtime.sources.watch_folder import WatchFolder
 
 
@@ -316,6 +317,16 @@ def test_events_bring_the_look_forward(followed: Followed, folder: Path) -> None
     assert followed.items.get(timeout=10) == "b.tif"
     write(folder / "a.tif", b"another")
     assert followed.items.get(timeout=10) == "a.tif"
+
+
+def test_a_rewritten_file_that_an_event_told_of_is_offered_once(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    assert watched.until_quiet() == ["a.tif"]
+    write(folder / "a.tif", b"another")
+    watched.source._happened({folder: Happened(came={"a.tif"})})
+    assert watched.until_quiet() == ["a.tif"]
+    assert watched.until_quiet() == []
 
 
 def test_a_rename_told_by_an_event_is_no_new_frame(followed: Followed, folder: Path) -> None:
