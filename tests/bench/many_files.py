@@ -41,7 +41,8 @@ def fill(folder: Path, num: int) -> None:
 def record_all(path: Path, folder: Path) -> None:
     """Say in a records file that every file is done: rows for ``is_done`` only, without chain."""
     RecordStore.open(path).close()
-    values = dict.fromkeys(DRAFT_FIELDS, "{}") | {"kind": "result", "status": "failed", "name": "x", "refers_to": None}
+    values: dict[str, object] = dict.fromkeys(DRAFT_FIELDS, "{}")
+    values |= {"kind": "result", "status": "failed", "name": "x", "refers_to": None}
     values |= {"bundle_sha256": _BUNDLE, "settings_sha256": _SETTINGS, "input_sha256": None}
     values |= {"created_utc": "", "hffnet_version": "", "row_version": 2, "prev_hash": "", "hash": ""}
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Literal
 
 import cv2
@@ -179,8 +179,8 @@ def served(
     with tempfile.TemporaryDirectory(dir=root) as name, TimedStore.open(Path(name) / "records.sqlite") as store:
         folder = Path(name) / "in"
         folder.mkdir()
-        giver = Thread(target=give, args=(frames, folder, num, period_s, complete_at))
-        Thread(target=lambda: (time.sleep(1.0), giver.start()), daemon=True).start()
+        giver = Timer(1.0, give, args=(frames, folder, num, period_s, complete_at))
+        giver.start()
         commits = run(open_source(f"dir:{folder}"), classifier, store, stop, num)
         giver.join()
     return commits, complete_at

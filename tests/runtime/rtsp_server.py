@@ -106,4 +106,4 @@ class RtspServer:
         elif method == "SETUP":
             extra = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1"
         client.sendall(f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{extra}\r\n\r\n{body}".encode())
-        return method == "PLAY"
+        return str(method) == "PLAY"

@@ -48,7 +48,7 @@ def test_a_network_camera_gives_frames_is_lost_and_comes_back() -> None:
         assert frame.read().pixels.shape == (HEIGHT, WIDTH)
         stop.set()
         assert list(items) == []
-    assert source.state is LiveState.STOPPED
+    assert source.state.value == "stopped"
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def frame_from_answer(answer: Mapping[str, Any], memory: int) -> Frame:
 
 def _copy(memory: int, pixels: np.ndarray[Any, Any]) -> None:
     """Fill an array from the shared memory: one copy by the kernel, no mapping to keep."""
-    view, done = memoryview(pixels).cast("B"), 0
+    view, done = pixels.data.cast("B"), 0
     while done < len(view):
         num = os.preadv(memory, [view[done:]], done)
         if num == 0:
@@ -79,7 +79,7 @@ def _copy(memory: int, pixels: np.ndarray[Any, Any]) -> None:
         done += num
 
 
-def serve(memory: int, requests: int, answers: int, memory_mb: int, read_file: ReadFile = read.read_frame) -> None:
+def serve(memory: int, requests: int, answers: int, memory_mb: int, *, read_file: ReadFile = read.read_frame) -> None:
     """Answer requests until the pipe is closed."""
     _bound(memory_mb)
     os.write(answers, framed({"ready": True}))
@@ -112,7 +112,7 @@ def _answer(request: Mapping[str, Any], memory: int, memory_mb: int, read_file: 
 
 
 def _put(memory: int, frame: Frame) -> None:
-    view, done = memoryview(np.ascontiguousarray(frame.pixels)).cast("B"), 0
+    view, done = np.ascontiguousarray(frame.pixels).data.cast("B"), 0
     while done < len(view):
         done += os.pwrite(memory, view[done:], done)
 
