@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from hffnet.runtime.smoothing import SmoothingSettings
     from hffnet.runtime.taxonomy import Taxonomy
 
+OnFrame = Callable[[str, "Frame", "Prediction"], None]
+"""Called with an item's name, its frame and what was decided; must return at once and keep the frame as it is."""
+
 _log = logging.getLogger(__name__)
 _QUEUE = 2
 # What threads get at the end: with the frame in hand, all of it stays within five seconds.
@@ -103,6 +106,7 @@ def run_pipeline(
     read_file: ReadFile = read_here,
     smoothing: "SmoothingSettings | None" = None,
     beat: Callable[[], None] = lambda: None,
+    on_frame: "OnFrame | None" = None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
 
@@ -121,6 +125,7 @@ def run_pipeline(
         read_file: decodes files, on the reader's thread; ``ReadWorker`` does so in a process that can be killed.
         smoothing: also decide on live frames of one field of view together; None does not.
         beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
+        on_frame: called with each frame that was decided on, before it is recorded, on the caller's thread.
 
     Raises:
         EngineError: the engine failed; what was in hand is not recorded and will be redone.
@@ -130,7 +135,7 @@ def run_pipeline(
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
     recorder = Recorder(store, list(deliveries.values()), stop, on_record)
     reader = _Reader(source, stop, bar, read_file, classifier)
-    desk = _Desk(classifier, settings_sha256, smoothing)
+    desk = _Desk(classifier, settings_sha256, smoothing, on_frame)
     try:
         for arrival in reader.arrivals_until(stop, beat):
             match arrival:
@@ -264,12 +269,19 @@ class _Reader:
 class _Desk:
     """Turns arrivals into what is to be recorded."""
 
-    def __init__(self, classifier: "Classifier", settings_sha256: str, smoothing: "SmoothingSettings | None") -> None:
+    def __init__(
+        self,
+        classifier: "Classifier",
+        settings_sha256: str,
+        smoothing: "SmoothingSettings | None",
+        on_frame: "OnFrame | None",
+    ) -> None:
         from hffnet.runtime.smoothing import Smoother
 
         manifest = classifier.bundle.manifest
         self._smoother = Smoother(smoothing, manifest.taxonomy, manifest.decode) if smoothing else None
         self.dropped = Counter[str]()
+        self._on_frame = on_frame
         self._classifier, self._settings_sha256 = classifier, settings_sha256
 
     def draft(self, arrival: _Arrival) -> RecordDraft:
@@ -301,6 +313,8 @@ class _Desk:
 
     def _classified(self, arrival: _Arrival, frame: "Frame", timings: "Timings") -> RecordDraft:
         prediction = self._classifier.classify_frame(frame, timings)
+        if self._on_frame is not None:
+            self._on_frame(arrival.item.name, frame, prediction)
         taxonomy = self._classifier.bundle.manifest.taxonomy
         smoothed = self._smoothed(arrival.item, frame, prediction)
         details = {**_evidence(prediction, taxonomy), **smoothed, **(self._facts(arrival.item) or {})}

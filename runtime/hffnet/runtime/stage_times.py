@@ -19,7 +19,9 @@ class StageTimes:
     def add(self, timings_ms: dict[str, float]) -> None:
         """Add one frame's stages."""
         for stage, ms in timings_ms.items():
-            self._stages.setdefault(stage, _Window()).add(ms)
+            window = self._stages.get(stage) or _Window()
+            window.add(ms)
+            self._stages[stage] = window
 
     def p50(self, stage: str) -> float | None:
         """Median of the latest frames, None where there is none."""
@@ -27,8 +29,8 @@ class StageTimes:
         return float(np.median(window.values())) if window else None
 
     def figures(self) -> dict[str, dict[Figure, float]]:
-        """Per stage the number of samples, percentiles with enough of them, and the largest."""
-        return {stage: _figures(window.values()) for stage, window in self._stages.items()}
+        """Per stage the number of samples, percentiles with enough of them, and the largest; from any thread."""
+        return {stage: _figures(window.values()) for stage, window in list(self._stages.items())}
 
 
 class _Window:
@@ -43,7 +45,8 @@ class _Window:
         self._num += 1
 
     def values(self) -> npt.NDArray[np.float64]:
-        return self._ms[: min(self._num, _KEPT)]
+        """A copy, made in one step: another thread may add meanwhile."""
+        return self._ms[: min(self._num, _KEPT)].copy()
 
 
 def _figures(values: npt.NDArray[np.float64]) -> dict[Figure, float]:
