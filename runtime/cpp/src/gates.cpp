@@ -13,6 +13,7 @@ namespace {
 
 // What one pass over the picture tells.
 struct Levels {
+  double mean = 0.0;
   double deviation = 0.0;
   double full_scale = 0.0;
   double num_black = 0.0;
@@ -113,8 +114,8 @@ void add_up(const GreyView& picture, Levels& levels) {
     }
   }
   levels.num_pixels = static_cast<double>(picture.height) * static_cast<double>(picture.width);
-  const double mean = sum / levels.num_pixels;
-  levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - mean * mean, 0.0));
+  levels.mean = sum / levels.num_pixels;
+  levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - levels.mean * levels.mean, 0.0));
   levels.num_black = static_cast<double>(num_black);
   levels.full_scale = full_scale_of(picture, static_cast<double>(top));
   // No pixel is brighter than the brightest one, so those at full scale are those at the top, or none.
@@ -143,10 +144,10 @@ std::string shortest(double value) {
   return {text.data(), std::to_chars(text.begin(), text.end(), value).ptr};
 }
 
-// Four digits, as %.4g has them.
-std::string general(double value) {
+// As %.4g has it, or with as many digits.
+std::string general(double value, int digits = 4) {
   std::array<char, 64> text{};
-  return {text.data(), std::to_chars(text.begin(), text.end(), value, std::chars_format::general, 4).ptr};
+  return {text.data(), std::to_chars(text.begin(), text.end(), value, std::chars_format::general, digits).ptr};
 }
 
 std::string percent(double share) {
@@ -165,8 +166,12 @@ GateResult incomplete(const Levels& levels, const GreyView& picture, const GateS
 
 }  // namespace
 
-std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings) {
+std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings, FrameFingerprint* now) {
   const Levels levels = levels_of(picture);
+  if (now != nullptr) {
+    now->mean = levels.mean;
+    now->deviation = levels.deviation;
+  }
   const double contrast = levels.deviation / levels.full_scale;
   // As Python counts: what is not black is counted there, so that the two agree to the last bit.
   const double black = 1.0 - (levels.num_pixels - levels.num_black) / levels.num_pixels;
@@ -184,6 +189,14 @@ std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings&
        percent(white) + " of the pixels are at full scale, at most " + percent(settings.max_white) +
            " are allowed: contrast or brightness is too high, or the specimen is charging."},
   };
+}
+
+GateResult frozen_gate(const FrameFingerprint& now, const FrameFingerprint& previous) {
+  const bool same =
+      now.sha256 == previous.sha256 || (now.mean == previous.mean && now.deviation == previous.deviation);
+  return {"frozen", !same, same ? 1.0 : 0.0, 0.0,
+          "the picture is the last one again (mean " + general(now.mean, 6) + ", deviation " +
+              general(now.deviation, 6) + "): the scan has stopped or the source repeats a frame."};
 }
 
 GateResult pixel_size_gate(double found_um, const std::array<double, 2>& trained_um) {
