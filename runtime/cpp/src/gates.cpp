@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "every_processor.hpp"
+#include "pixel_loops.hpp"
 
 namespace hffnet {
 namespace {
@@ -44,71 +44,21 @@ double full_scale_of(const GreyView& picture, double brightest) {
   return 65535.0;
 }
 
-// What one row tells. Sums of whole levels are exact.
-struct RowSums {
-  double sum, squares;
-  float top;
-  std::size_t num_black;
-};
-
-// Up to 4096 pixels, few enough for 32 bits to hold the squares of 8-bit levels.
-constexpr std::size_t kPiece = 4096;
-
-HFFNET_EVERY_PROCESSOR
-RowSums sums_of(const std::uint8_t* row, std::size_t count) {
-  std::uint32_t sum = 0, squares = 0, black = 0;
-  std::uint8_t top = 0;
-  for (std::size_t x = 0; x < count; ++x) {
-    const std::uint32_t value = row[x];
-    sum += value;
-    squares += value * value;
-    black += value == 0 ? 1U : 0U;
-    top = std::max(top, row[x]);
-  }
-  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
-}
-
-HFFNET_EVERY_PROCESSOR
-RowSums sums_of(const std::uint16_t* row, std::size_t count) {
-  std::uint32_t sum = 0, black = 0;
-  std::uint64_t squares = 0;
-  std::uint16_t top = 0;
-  for (std::size_t x = 0; x < count; ++x) {
-    const std::uint32_t value = row[x];
-    sum += value;
-    squares += value * value;
-    black += value == 0 ? 1U : 0U;
-    top = std::max(top, row[x]);
-  }
-  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
-}
-
-RowSums sums_of(const float* row, std::size_t count) {
-  RowSums sums{0.0, 0.0, row[0], 0};
-  for (std::size_t x = 0; x < count; ++x) {
-    const double value = row[x];
-    sums.sum += value;
-    sums.squares += value * value;
-    sums.num_black += row[x] == 0.0F ? 1 : 0;
-    sums.top = std::max(sums.top, row[x]);
-  }
-  return sums;
-}
-
 template <class T>
 void add_up(const GreyView& picture, Levels& levels) {
   double sum = 0.0, squares = 0.0;
-  auto top = static_cast<float>(row_of<T>(picture, 0)[0]);
+  T top = row_of<T>(picture, 0)[0];
   std::size_t num_black = 0, num_top = 0;
   for (std::size_t y = 0; y < picture.height; ++y) {
-    for (std::size_t left = 0; left < picture.width; left += kPiece) {
+    for (std::size_t left = 0; left < picture.width; left += kMostAtOnce) {
       const T* piece = row_of<T>(picture, y) + left;
-      const std::size_t count = std::min(kPiece, picture.width - left);
+      const std::size_t count = std::min(kMostAtOnce, picture.width - left);
       const RowSums sums = sums_of(piece, count);
-      if (sums.top > top) num_top = 0;
-      top = std::max(top, sums.top);
-      if (sums.top == top) num_top += static_cast<std::size_t>(std::count(piece, piece + count, static_cast<T>(top)));
-      num_black += sums.num_black;
+      const auto [lowest, highest] = extremes_of(piece, count);
+      if (highest > top) num_top = 0;
+      top = std::max(top, highest);
+      if (highest == top) num_top += count_equal(piece, count, top);
+      if (!(lowest > T{0})) num_black += count_equal(piece, count, T{0});
       sum += sums.sum;
       squares += sums.squares;
     }
@@ -192,8 +142,7 @@ std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings&
 }
 
 GateResult frozen_gate(const FrameFingerprint& now, const FrameFingerprint& previous) {
-  const bool same =
-      now.sha256 == previous.sha256 || (now.mean == previous.mean && now.deviation == previous.deviation);
+  const bool same = now.sha256 == previous.sha256 || (now.mean == previous.mean && now.deviation == previous.deviation);
   return {"frozen", !same, same ? 1.0 : 0.0, 0.0,
           "the picture is the last one again (mean " + general(now.mean, 6) + ", deviation " +
               general(now.deviation, 6) + "): the scan has stopped or the source repeats a frame."};
@@ -218,7 +167,10 @@ GateResult novelty_gate(const std::vector<float>& logits, const Taxonomy& taxono
   double sum = 0.0;
   for (auto logit = first; logit != logits.end(); ++logit) sum += std::exp(static_cast<double>(*logit) - top);
   const double energy = -(top + std::log(sum));
-  return {"out_of_distribution", energy <= novelty.max_energy, energy, novelty.max_energy,
+  return {"out_of_distribution",
+          energy <= novelty.max_energy,
+          energy,
+          novelty.max_energy,
           "the energy of the logits is " + fixed(energy, 3) + ", " + fixed(100.0 * novelty.quantile, 0) + "% of " +
               std::to_string(novelty.num_frames) + " held-out frames have at most " + fixed(novelty.max_energy, 3) +
               ": the frame is unlike what the model was trained on.",

@@ -11,9 +11,9 @@
 
 #include "area_resize.hpp"
 #include "canonical_json.hpp"
+#include "hffnet_version.hpp"
 #include "prediction_json.hpp"
 #include "sha256.hpp"
-#include "hffnet_version.hpp"
 
 namespace hffnet {
 namespace {

@@ -1,5 +1,3 @@
-"""Compiled forms of preprocess and decode; built from runtime/cpp/bindings."""
-
 from typing import Any
 
 import numpy as np

@@ -268,7 +268,9 @@ def _native_finding() -> Finding:
     name = "compiled preprocess and decode"
     if native.MODULE is not None:
         return Finding(section="frames", name=name, value=f"used ({native.MODULE.__file__})")
-    fix = f"{native.VARIABLE}=1 pip install . in hffnet's source folder, with a C++20 compiler: it prepares frames faster"
+    fix = (
+        f"{native.VARIABLE}=1 pip install . in hffnet's source folder, with a C++20 compiler: it prepares frames faster"
+    )
     return Finding(section="frames", name=name, value=native.REASON, state="note", fix=fix)
 
 

@@ -1,7 +1,7 @@
 """The optional compiled forms of ``preprocess`` and ``decode``: used where they are built, never required.
 
-``HFFNET_NATIVE=1 pip install .`` builds them from runtime/cpp; ``HFFNET_NATIVE=0`` in the environment of a run switches them off. Both
-forms answer alike: the network's input within one grey level, paths equal, probabilities within 1e-6.
+``HFFNET_NATIVE=1 pip install .`` builds them from runtime/cpp; ``HFFNET_NATIVE=0`` in the environment of a run switches
+them off. Both forms answer alike: the input within one grey level, paths equal, probabilities within 1e-6.
 """
 
 import os

@@ -68,7 +68,11 @@ struct Reader {
   std::optional<Arrival> read(sources::WatchFolder& folder, const sources::Item& item) const {
     const double began = monotonic_s();
     Arrival arrival{{item.name, InputVersion{item.path, item.stamp.size, item.stamp.mtime_ns}, {}},
-                    {}, item.problem.value_or(""), {{"waited", (began - item.settled_at) * 1e3}}, item.settled_at, 0.0};
+                    {},
+                    item.problem.value_or(""),
+                    {{"waited", (began - item.settled_at) * 1e3}},
+                    item.settled_at,
+                    0.0};
     if (!item.problem) {
       auto frame = read_frame(item.path, {}, bar, false);
       if (!frame.ok()) {
@@ -87,8 +91,12 @@ struct Reader {
 
   Arrival read(sources::LiveFrame& live) const {
     const double began = monotonic_s();
-    Arrival arrival{{live.name, {}, std::move(live.facts)}, {}, "", {{"waited", (began - live.captured_at) * 1e3}},
-                    live.captured_at, 0.0};
+    Arrival arrival{{live.name, {}, std::move(live.facts)},
+                    {},
+                    "",
+                    {{"waited", (began - live.captured_at) * 1e3}},
+                    live.captured_at,
+                    0.0};
     auto frame = frame_from_pixels(live.pixels.view(), live.name, {}, bar);
     if (frame.ok()) {
       arrival.frame = std::move(frame).value();
@@ -137,8 +145,8 @@ class Desk {
  private:
   Result<std::string> failed(Arrival& arrival, const std::string& reason) {
     note_drops(arrival);
-    tell_((arrival.subject.input ? arrival.subject.input->path : arrival.subject.name) + " is not classified: " +
-          reason);
+    tell_((arrival.subject.input ? arrival.subject.input->path : arrival.subject.name) +
+          " is not classified: " + reason);
     ++counts["failed"];
     return chain_.failure(arrival.subject, reason, arrival.timings_ms, classifier_);
   }

@@ -71,8 +71,8 @@ bool DoneRows::holds(const std::string& path, const sources::FileStamp& stamp) c
 Result<RowFile> RowFile::open(const std::string& path) {
   const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (descriptor < 0) {
-    return Failure{Error::kRecord, path + " cannot be opened for writing (" + std::strerror(errno) +
-                                       "); name another file"};
+    return Failure{Error::kRecord,
+                   path + " cannot be opened for writing (" + std::strerror(errno) + "); name another file"};
   }
   RowFile file(descriptor, true);
   if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
@@ -98,14 +98,15 @@ Status RowFile::cut(std::uint64_t bytes) {
   struct stat status {};
   const bool is_longer = ::fstat(descriptor_, &status) == 0 && static_cast<std::uint64_t>(status.st_size) > bytes;
   if (is_longer && ::ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
-    return Failure{Error::kRecord, std::string("a torn last line cannot be removed (") + std::strerror(errno) +
-                                       "); name another file"};
+    return Failure{Error::kRecord,
+                   std::string("a torn last line cannot be removed (") + std::strerror(errno) + "); name another file"};
   }
   return Done{};
 }
 
 bool RowFile::is(const std::string& path) const {
-  struct stat ours {}, theirs {};
+  struct stat ours {
+  }, theirs{};
   return ::fstat(descriptor_, &ours) == 0 && ::stat(path.c_str(), &theirs) == 0 && S_ISREG(ours.st_mode) &&
          ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
 }

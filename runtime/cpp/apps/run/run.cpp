@@ -92,8 +92,8 @@ Result<apps::Source> open_source(const sources::Address& address, const apps::Op
   ATTEMPT(const std::string program, sources::capture_program());
   const auto& live = std::get<sources::LiveAddress>(address);
   const std::string uri = options.words[1];
-  return apps::Source(
-      sources::LiveSource(live, [program, uri] { return sources::start_capture(program, uri); }, tell));
+  return apps::Source(sources::LiveSource(
+      live, [program, uri] { return sources::start_capture(program, uri); }, tell));
 }
 
 void tell_summary(const apps::RunSummary& summary, double seconds) {
@@ -134,8 +134,7 @@ int main(int argc, char** argv) {
   sources::Stop stop;
   install_signals(stop);
   const double began = sources::monotonic_s();
-  const auto summary =
-      guarded(Error::kSource, options.value().words[1], [&] { return run(options.value(), stop); });
+  const auto summary = guarded(Error::kSource, options.value().words[1], [&] { return run(options.value(), stop); });
   int code = 0;
   if (!summary.ok()) {
     code = fail(summary.failure());

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <future>
+#include <thread>
 
 #include "attempt.hpp"
 #include "frames/info_bar.hpp"
@@ -21,6 +23,7 @@
 namespace hffnet {
 namespace {
 
+constexpr std::size_t kWorthAThread = std::size_t{1} << 18U;  // bytes: hashing them takes several times its start
 constexpr std::size_t kMaxSidecarBytes = std::size_t{1} << 18U;
 
 // An open file that closes itself.
@@ -130,6 +133,10 @@ Result<Frame> frame_from_bytes(std::span<const std::uint8_t> data, const std::st
                                std::optional<std::span<const std::uint8_t>> sidecar) {
   return guarded(Error::kFrame, name, [&]() -> Result<Frame> {
     ATTEMPT_DONE(check_file_size(data.size(), limits, name));
+    // The hash takes longer than decoding: beside it where there is a processor for it.
+    const bool is_beside = data.size() >= kWorthAThread && std::thread::hardware_concurrency() > 1;
+    const auto when = is_beside ? std::launch::async | std::launch::deferred : std::launch::deferred;
+    std::future<std::string> sha256 = std::async(when, [data] { return sha256_of(data); });
     std::map<unsigned, Bytes> tags;
     if (is_tiff(data)) {
       ATTEMPT(tags, tags_from_tiff(data, name));
@@ -138,7 +145,7 @@ Result<Frame> frame_from_bytes(std::span<const std::uint8_t> data, const std::st
     Described described = described_from_tags(tags, pixels.width);
     if (sidecar && !described.acquisition.vendor) described = described_from_sidecar(*sidecar, pixels.width);
     ATTEMPT(Crop crop, crop_of(pixels, described, bar, name));
-    return Frame{std::move(pixels), std::move(crop), name, sha256_of(data), std::move(described.acquisition)};
+    return Frame{std::move(pixels), std::move(crop), name, sha256.get(), std::move(described.acquisition)};
   });
 }
 
@@ -155,8 +162,8 @@ Result<Frame> frame_from_pixels(const GreyView& pixels, const std::string& name,
     }
     // NumPy's name of the depth, and the size: the same bytes in another shape are another picture.
     const char* depth = pixels.depth == Depth::kUint8 ? "|u1" : pixels.depth == Depth::kUint16 ? "<u2" : "<f4";
-    const std::string head = std::string(depth) + " " + std::to_string(pixels.height) + " " +
-                             std::to_string(pixels.width) + " ";
+    const std::string head =
+        std::string(depth) + " " + std::to_string(pixels.height) + " " + std::to_string(pixels.width) + " ";
     const std::array<Bytes, 2> parts{Bytes(reinterpret_cast<const std::uint8_t*>(head.data()), head.size()),
                                      Bytes(packed.bytes)};
     std::string sha256 = sha256_of_parts(parts);

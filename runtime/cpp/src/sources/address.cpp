@@ -92,14 +92,14 @@ Result<Address> folder_from(const std::string& uri, std::string_view rest, bool 
   FolderAddress address{has_options ? unquoted(rest.substr(0, mark), false) : std::string(rest), {}};
   FolderOptions& options = address.options;
   constexpr double kHour = 3600.0, kDay = 86400.0;
-  ATTEMPT_DONE(take_options(
-      uri, mark < rest.size() ? rest.substr(mark + 1) : "",
-      {{"pattern", [&](const std::string& text) { return !(options.pattern = text).empty(); }},
-       {"recursive", [&](const std::string& text) { return is_yes_or_no(text, options.recursive); }},
-       {"poll_s", seconds(options.poll_s, 0.01, kHour)},
-       {"settle_s", seconds(options.settle_s, 0.0, kHour)},
-       {"patience_s", seconds(options.patience_s, 0.0, kDay)},
-       {"sidecar_s", seconds(options.sidecar_s, 0.0, kHour)}}));
+  ATTEMPT_DONE(
+      take_options(uri, mark < rest.size() ? rest.substr(mark + 1) : "",
+                   {{"pattern", [&](const std::string& text) { return !(options.pattern = text).empty(); }},
+                    {"recursive", [&](const std::string& text) { return is_yes_or_no(text, options.recursive); }},
+                    {"poll_s", seconds(options.poll_s, 0.01, kHour)},
+                    {"settle_s", seconds(options.settle_s, 0.0, kHour)},
+                    {"patience_s", seconds(options.patience_s, 0.0, kDay)},
+                    {"sidecar_s", seconds(options.sidecar_s, 0.0, kHour)}}));
   std::error_code error;
   if (!std::filesystem::is_directory(address.folder, error)) {
     return Failure{Error::kSource,
@@ -114,8 +114,8 @@ Result<Address> live_from(const std::string& scheme, const std::string& uri) {
   const std::size_t mark = std::min(uri.find(scheme == "v4l2" ? '?' : '#'), uri.size());
   const std::string whole_target = uri.substr(0, mark);
   const bool is_url = scheme == "rtsp" || scheme == "rtsps";
-  LiveAddress address{scheme, is_url ? whole_target : whole_target.substr(scheme.size() + 1),
-                      without_credentials(whole_target), {}};
+  LiveAddress address{
+      scheme, is_url ? whole_target : whole_target.substr(scheme.size() + 1), without_credentials(whole_target), {}};
   LiveOptions& options = address.options;
   constexpr double kTick = 1e-3, kHour = 3600.0;
   ATTEMPT_DONE(take_options(

@@ -13,9 +13,9 @@
 namespace hffnet::sources {
 namespace {
 
-constexpr std::size_t kOffset = 64;         // pixels begin on a cache line
-constexpr std::size_t kHeaderBytes = 32;    // <BBBxIIQQI
-constexpr std::size_t kMostText = 2000;     // a message stays below PIPE_BUF, so that it is written whole
+constexpr std::size_t kOffset = 64;       // pixels begin on a cache line
+constexpr std::size_t kHeaderBytes = 32;  // <BBBxIIQQI
+constexpr std::size_t kMostText = 2000;   // a message stays below PIPE_BUF, so that it is written whole
 constexpr std::uint64_t kMostPixels = std::uint64_t{1} << 32U;
 
 template <class T>
@@ -59,8 +59,8 @@ std::optional<std::uint8_t> Slots::write(const GreyView& pixels, std::uint64_t i
   std::uint8_t* start = memory_ + slot * slot_bytes_;
   std::memcpy(start, &index, sizeof index);
   for (std::size_t y = 0; y < pixels.height; ++y) {
-    std::memcpy(start + kOffset + y * row_bytes,
-                static_cast<const std::uint8_t*>(pixels.data) + y * pixels.row_bytes, row_bytes);
+    std::memcpy(start + kOffset + y * row_bytes, static_cast<const std::uint8_t*>(pixels.data) + y * pixels.row_bytes,
+                row_bytes);
   }
   lock(slot, false);
   newest_ = slot;

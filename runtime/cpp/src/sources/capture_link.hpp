@@ -26,7 +26,7 @@ struct Message {
   std::string text = {};
 };
 
-constexpr std::size_t kNumSlots = 3;                              // one read, one the newest, one to write to
+constexpr std::size_t kNumSlots = 3;                               // one read, one the newest, one to write to
 constexpr std::size_t kSlotBytes = std::size_t{64} * 1024 * 1024;  // largest frame; memory is taken where written
 
 // Both sides' view of the shared memory. Slots are locked with the kernel's record locks, which a killed process gives

@@ -95,7 +95,7 @@ class CaptureProcess final : public Capture {
 
 Failure cannot_start(const std::string& program, int number) {
   return Failure{Error::kSource, program + " cannot be started (" + std::strerror(number) +
-                                    "); check free memory and the number of open files"};
+                                     "); check free memory and the number of open files"};
 }
 
 // What the child gets: nothing on standard streams, the two descriptors, and its signals as they were.
@@ -141,8 +141,9 @@ Result<std::string> capture_program() {
   const std::string program = (self.parent_path() / "hffnet-capture-cpp").string();
   if (::access(program.c_str(), X_OK) == 0) return program;
   return Failure{Error::kMissing,
-                 program + " is not there: this build has no live sources. Install libgstreamer1.0-dev and "
-                           "libgstreamer-plugins-base1.0-dev, configure anew (HFFNET_GSTREAMER=ON) and build"};
+                 program +
+                     " is not there: this build has no live sources. Install libgstreamer1.0-dev and "
+                     "libgstreamer-plugins-base1.0-dev, configure anew (HFFNET_GSTREAMER=ON) and build"};
 }
 
 Result<std::unique_ptr<Capture>> start_capture(const std::string& program, const std::string& uri) {
@@ -156,12 +157,11 @@ Result<std::unique_ptr<Capture>> start_capture(const std::string& program, const
   const Descriptor writing(ends[1]);
   const SpawnSettings settings({memory.get(), writing.get()});
   pid_t process = 0;
-  const int failed = settings.spawn({program, std::to_string(memory.get()), std::to_string(writing.get()), "-1",
-                                     std::to_string(kSlotBytes), uri},
-                                    process);
+  const int failed = settings.spawn(
+      {program, std::to_string(memory.get()), std::to_string(writing.get()), "-1", std::to_string(kSlotBytes), uri},
+      process);
   if (failed != 0) return cannot_start(program, failed);
-  return std::unique_ptr<Capture>(
-      std::make_unique<CaptureProcess>(process, std::move(memory), std::move(reading)));
+  return std::unique_ptr<Capture>(std::make_unique<CaptureProcess>(process, std::move(memory), std::move(reading)));
 }
 
 }  // namespace hffnet::sources

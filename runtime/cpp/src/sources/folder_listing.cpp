@@ -132,7 +132,8 @@ Look FolderListing::look(double now, int& gone) {
     const std::string name = entry->d_name;
     const unsigned char kind = kind_of(*entry, ::dirfd(folder.get()));
     if (kind == DT_DIR && name != "." && name != "..") look.folders.push_back(name);
-    if (kind == DT_REG && (known_.count(hash_of(name)) > 0 || is_wanted_(name))) sift(name, num_files++, ::dirfd(folder.get()), look, kept);
+    if (kind == DT_REG && (known_.count(hash_of(name)) > 0 || is_wanted_(name)))
+      sift(name, num_files++, ::dirfd(folder.get()), look, kept);
     if (look.found.size() >= 4 * most_new_) is_cut |= cut(look.found, 2 * most_new_);
     errno = 0;
   }

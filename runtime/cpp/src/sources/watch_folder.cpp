@@ -38,8 +38,7 @@ bool is_unfinished(const std::string& name) {
                                                       ".crdownload", ".filepart", ".swp", "~"};
   const std::string small = lower(name);
   const auto ends = [&](std::string_view suffix) { return small.ends_with(suffix); };
-  return name.empty() || name[0] == '.' || name[0] == '~' ||
-         std::any_of(kSuffixes.begin(), kSuffixes.end(), ends);
+  return name.empty() || name[0] == '.' || name[0] == '~' || std::any_of(kSuffixes.begin(), kSuffixes.end(), ends);
 }
 
 std::vector<std::string> split(const std::string& patterns) {
@@ -60,8 +59,7 @@ std::vector<std::string> split(const std::string& patterns) {
 bool is_open_for_writing(int descriptor) {
   // A writer that opens the file within the lease's microseconds makes the kernel signal us: SIGURG is ignored by
   // default, the default SIGIO would end the process.
-  const bool leased =
-      ::fcntl(descriptor, F_SETSIG, SIGURG) == 0 && ::fcntl(descriptor, F_SETLEASE, F_RDLCK) == 0;
+  const bool leased = ::fcntl(descriptor, F_SETSIG, SIGURG) == 0 && ::fcntl(descriptor, F_SETLEASE, F_RDLCK) == 0;
   if (!leased) return errno == EAGAIN;
   ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
   return false;
@@ -172,20 +170,19 @@ bool WatchFolder::retry(const Item& item) {
   return true;
 }
 
-bool WatchFolder::is_wanted(const std::string& name) const {
-  const auto fits = [&](const std::string& pattern) {
-    return ::fnmatch(pattern.c_str(), name.c_str(), FNM_CASEFOLD) == 0;
-  };
-  return std::any_of(patterns_.begin(), patterns_.end(), fits) && !is_unfinished(name);
-}
-
 bool WatchFolder::has_seen_all() const {
   return std::all_of(folders_.begin(), folders_.end(), [](const auto& entry) { return entry.second.is_complete(); });
 }
 
 FolderListing& WatchFolder::watch(const std::string& path) {
-  const auto is_wanted_here = [this](const std::string& name) { return is_wanted(name); };
-  return folders_.try_emplace(path, path, is_wanted_here, is_done_).first->second;
+  // By value: this object may be moved.
+  const auto is_wanted = [patterns = patterns_](const std::string& name) {
+    const auto fits = [&](const std::string& pattern) {
+      return ::fnmatch(pattern.c_str(), name.c_str(), FNM_CASEFOLD) == 0;
+    };
+    return std::any_of(patterns.begin(), patterns.end(), fits) && !is_unfinished(name);
+  };
+  return folders_.try_emplace(path, path, is_wanted, is_done_).first->second;
 }
 
 void WatchFolder::look(double now) {
@@ -215,8 +212,8 @@ void WatchFolder::look_at(FolderListing& listing, double now, int& gone) {
     // A file that was there at the start and is old by its change time has already waited.
     const bool waited = is_first && clocks_.wall() - file.changed_at > options_.patience_s;
     const double since = waited ? now - options_.patience_s : now;
-    pending_.try_emplace(listing.path() + "/" + file.name, Candidate{listing.path(), file.name, file.stamp, now, since,
-                                                                     0, false, std::nullopt});
+    pending_.try_emplace(listing.path() + "/" + file.name,
+                         Candidate{listing.path(), file.name, file.stamp, now, since, 0, false, std::nullopt});
   }
   if (!options_.recursive) return;
   for (const std::string& name : seen.folders) {
@@ -245,7 +242,7 @@ std::optional<Item> WatchFolder::item_when_ready(const std::string& path, double
   int gone = 0;
   const bool is_file = is_regular(path, stamp, gone);
   if (gone != 0 && gone != ENOENT && gone != ENOTDIR) return std::nullopt;  // a share that is away for a while
-  if (is_file && vanished_.count(stamp.hash()) > 0) {                      // a new name of a file that was handled
+  if (is_file && vanished_.count(stamp.hash()) > 0) {                       // a new name of a file that was handled
     watch(candidate.folder).mark(candidate.name, stamp);
     pending_.erase(path);
     return std::nullopt;
@@ -276,8 +273,13 @@ std::optional<Item> WatchFolder::item_of(const std::string& path, Candidate& can
   }
   if ((waits && !is_final) || waits_for_sidecar(path, candidate, now)) return std::nullopt;
   if (problem == kStillOpen) problem.reset();  // waited for long enough: read as it is
-  return Item{path,     path.substr(root_.size() + (root_ == "/" ? 0 : 1)),
-              candidate.stamp, candidate.found_at, now, is_final, std::move(problem)};
+  return Item{path,
+              path.substr(root_.size() + (root_ == "/" ? 0 : 1)),
+              candidate.stamp,
+              candidate.found_at,
+              now,
+              is_final,
+              std::move(problem)};
 }
 
 // Whether a text beside the frame may still come; one that is there must be the same in two looks.

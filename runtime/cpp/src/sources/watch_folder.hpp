@@ -68,7 +68,6 @@ class WatchFolder {
     std::optional<FileStamp> sidecar;
   };
 
-  bool is_wanted(const std::string& name) const;
   bool has_seen_all() const;
   FolderListing& watch(const std::string& path);
   void look(double now);
