@@ -115,7 +115,8 @@ struct RecordChain::Held {
   std::string next(const Json& draft) {
     Json document = Json::object();
     for (const auto& [key, value] : draft.items()) {
-      document[key] = value;
+      // Nested keys in the order in which Python's table gives them back.
+      document[key] = value.is_structured() ? Json(nlohmann::json(value)) : value;
       if (key == "schema_version") {
         document["seq"] = ++seq;
         document["created_utc"] = now_utc();
