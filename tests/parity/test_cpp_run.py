@@ -313,14 +313,14 @@ def live(program: Path) -> Path:
     return program
 
 
-def ball(fps: int = 50, depth: str = "GRAY8") -> str:
+def snow(fps: int = 50, depth: str = "GRAY8") -> str:
     caps = f"video/x-raw,format={depth},width=160,height=120,framerate={fps}/1"
-    return f"gst:videotestsrc is-live=true pattern=ball ! {caps}"
+    return f"gst:videotestsrc is-live=true pattern=snow ! {caps}"
 
 
 @pytest.mark.parametrize("depth", ["GRAY8", "GRAY16_LE", "BGR"])
 def test_live_frames_are_classified_newest_first(live: Path, bundle_path: Path, depth: str) -> None:
-    with running(live, bundle_path, ball(depth=depth)) as process:
+    with running(live, bundle_path, snow(depth=depth)) as process:
         rows = [next_row(process) for _ in range(4)]
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -349,7 +349,7 @@ def capture_of(process: subprocess.Popen[str]) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
 def test_a_lost_source_comes_back_and_both_are_rows(live: Path, bundle_path: Path, number: signal.Signals) -> None:
-    with running(live, bundle_path, f"{ball()}#read_timeout_s=0.5&stall_s=0.2") as process:
+    with running(live, bundle_path, f"{snow()}#read_timeout_s=0.5&stall_s=0.2") as process:
         next_row(process)
         lost = capture_of(process)
         os.kill(lost, number)
@@ -364,7 +364,7 @@ def test_a_lost_source_comes_back_and_both_are_rows(live: Path, bundle_path: Pat
 
 
 def test_the_capture_ends_with_the_program(live: Path, bundle_path: Path) -> None:
-    with running(live, bundle_path, ball()) as process:
+    with running(live, bundle_path, snow()) as process:
         next_row(process)
         capture = capture_of(process)
     until(lambda: not Path(f"/proc/{capture}").exists() or "Z" in Path(f"/proc/{capture}/stat").read_text().split()[2])
