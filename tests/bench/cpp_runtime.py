@@ -17,6 +17,7 @@ import time
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import openvino
@@ -33,7 +34,7 @@ _LIBRARIES = ("libhffnet.so",)
 _PROGRAMS = ("hffnet-classify-cpp", "hffnet-run-cpp", "hffnet-capture-cpp", "hffnet-benchmark-cpp")
 
 
-def write_frame(folder: Path, bits: int) -> Path:
+def write_frame(folder: Path, bits: Literal[8, 16]) -> Path:
     """A drawn fracture surface as an FEI TIFF with its info bar."""
     rng = np.random.default_rng(0)
     picture = draw_frame(six_class_taxonomy().path_of_leaf(0)[-1], rng, height=_ROWS, width=_COLUMNS)
@@ -44,7 +45,7 @@ def write_frame(folder: Path, bits: int) -> Path:
 
 def cpp_stages(build: Path, bundle: Path, frame: Path, seconds: float) -> dict[str, float]:
     """p50 by stage, as hffnet-benchmark-cpp prints it."""
-    words = [build / "hffnet-benchmark-cpp", "--seconds", str(seconds), bundle, frame]
+    words: list[str | Path] = [build / "hffnet-benchmark-cpp", "--seconds", str(seconds), bundle, frame]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return {name: row["p50_ms"] for name, row in json.loads(done.stdout)["stages"].items()}
 
@@ -60,7 +61,8 @@ def python_stages(classifier: Classifier, frame: Path, num: int) -> dict[str, fl
 def print_stages(build: Path, bundle: Path, folder: Path, turns: int, seconds: float) -> None:
     """One table per bit depth."""
     with Classifier.open(bundle, engine="openvino") as classifier:
-        for bits in (8, 16):
+        depths: tuple[Literal[8], Literal[16]] = (8, 16)
+        for bits in depths:
             frame = write_frame(folder, bits)
             cpp, python = [], []
             for _ in range(turns):
@@ -114,7 +116,7 @@ def engine_alone_mb(bundle: Path, folder: Path) -> float:
     (library,) = (package / "libs").glob("libopenvino.so.*")
     source = Path(__file__).with_name("engine_alone.cpp")
     include = package / "include"
-    words = ["c++", "-std=c++17", "-O1", source, "-o", folder / "alone", f"-I{include}", library]
+    words: list[str | Path] = ["c++", "-std=c++17", "-O1", source, "-o", folder / "alone", f"-I{include}", library]
     subprocess.run([*words, f"-Wl,-rpath,{package / 'libs'}"], check=True)
     side = str(manifest.preprocess.size)
     done = subprocess.run([folder / "alone", folder / "graph.onnx", side], check=True, capture_output=True, text=True)

@@ -122,7 +122,7 @@ def test_rows_are_those_of_python(program: Path, bundle_path: Path, folder: Path
     write(folder / "below" / "b.png", 2)
     cv2.imwrite(str(folder / "c blank.png"), np.full((90, 120), 7, np.uint8))
     (folder / "d.tif").write_text("no frame")
-    shutil.copy(folder / "a.tif", os.fsencode(folder) + b"/e\xff\xe9.tif")
+    shutil.copy(os.fsencode(folder / "a.tif"), os.fsencode(folder) + b"/e\xff\xe9.tif")
     for number, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
         os.utime(path, (1e9 + number, 1e9 + number))
     uri = f"dir:{folder}?recursive=1&{FAST}"
@@ -140,7 +140,8 @@ def test_rows_are_those_of_python(program: Path, bundle_path: Path, folder: Path
         if row["status"] == "failed":
             reference["reason"] = row["reason"]  # the sentence is each decoder's own
             assert "d.tif" in row["reason"]
-        same(*({key: value for key, value in one.items() if key not in OWN} for one in (row, reference)))
+        own = [{key: value for key, value in one.items() if key not in OWN} for one in (row, reference)]
+        same(own[0], own[1])
     assert_chain(found)
 
 
@@ -168,7 +169,7 @@ def test_stdout_kept_in_a_file_is_gone_on_with_too(
     rows.touch()
     for name in ("b.png", "c.png"):
         with rows.open("a") as file:
-            words = [program, "--once", "--done", rows, bundle_path, uri]
+            words = [str(program), "--once", "--done", str(rows), str(bundle_path), uri]
             subprocess.run(words, stdout=file, stderr=subprocess.DEVNULL, check=True, timeout=60)
         with rows.open("a") as file:
             file.write('{"torn')

@@ -45,7 +45,8 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     for package in ("scikit_build_core", "nanobind"):
         pytest.importorskip(package, reason=f"the extension is not built, missing: {package}")
     folder = tmp_path_factory.mktemp("wheel")
-    words = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", folder, ROOT]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
+    words = [*command, "-w", str(folder), str(ROOT)]
     done = subprocess.run(
         words, env={**os.environ, "HFFNET_NATIVE": "1"}, capture_output=True, text=True, check=False, cwd=folder
     )
