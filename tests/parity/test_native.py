@@ -53,7 +53,9 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (wheel,) = folder.glob("hffnet-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        (member,) = (name for name in archive.namelist() if name.startswith("hffnet/runtime/_native."))
+        (member,) = (
+            name for name in archive.namelist() if name.startswith("hffnet/runtime/_native.") and name.endswith(".so")
+        )
         library = Path(archive.extract(member, folder))
     spec = importlib.util.spec_from_file_location("hffnet.runtime._native", library)
     assert spec is not None
