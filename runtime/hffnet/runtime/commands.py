@@ -15,12 +15,35 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A *.hffnet file.", show_default=False)]
-EngineChoice = Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 PrecisionChoice = Literal["auto", "fp32", "fp16", "int8"]
-EngineOption = Annotated[EngineChoice, typer.Option("--engine", help="auto takes the fastest that is sound.")]
+
+
+def _checked_engine(text: str) -> str:
+    """Refuse an engine that is not known before anything else is done."""
+    from hffnet.runtime.engines.target import target_from_text
+
+    if text != "auto":
+        target_from_text(text)
+    return text
+
+
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE[:DEVICE]",
+        callback=_checked_engine,
+        help="auto takes the fastest that is sound; openvino, openvino:gpu, openvino:npu, onnxruntime,"
+        " onnxruntime:cuda, onnxruntime:tensorrt, onnxruntime:nv-tensorrt-rtx, tensorrt, tensorrt-rtx, tensorrt-lean.",
+    ),
+]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option("--precision", help="auto takes int8 where there is one.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine.", show_default="all")
+]
+PinOption = Annotated[
+    bool | None,
+    typer.Option("--pin/--no-pin", help="Tie the engine's threads to cores.", show_default="the library's choice"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -46,6 +69,7 @@ def classify(
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    pin: PinOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
@@ -56,7 +80,7 @@ def classify(
 
     documents, failures = list[dict[str, Any]](), 0
     table = Table("frame", "picture", "µm/pixel", "decision", "confidence", "note")
-    with Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier:
+    with Classifier.open(bundle, engine=engine, precision=precision, threads=threads, pin=pin) as classifier:
         for path in frames:
             try:
                 prediction = classifier.classify(path)
