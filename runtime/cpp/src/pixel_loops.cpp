@@ -12,7 +12,7 @@ namespace {
 constexpr float kNoFraction = 8388608.0F;
 
 inline std::uint8_t rounded(float level) {
-  const float whole = (std::min(level, 255.0F) + kNoFraction) - kNoFraction;
+  const float whole = ((level < 255.0F ? level : 255.0F) + kNoFraction) - kNoFraction;  // what is no number is 255
   return static_cast<std::uint8_t>(static_cast<std::int32_t>(whole));
 }
 
