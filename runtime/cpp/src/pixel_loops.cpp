@@ -134,7 +134,8 @@ void bins_of(const float* __restrict values, std::size_t count, float low, float
              std::uint16_t* __restrict out) {
   const auto last = static_cast<float>(num_bins - 1);
   for (std::size_t i = 0; i < count; ++i) {
-    out[i] = static_cast<std::uint16_t>(static_cast<std::int32_t>(std::min((values[i] - low) * scale, last)));
+    const float place = (values[i] - low) * scale;
+    out[i] = static_cast<std::uint16_t>(static_cast<std::int32_t>(place < last ? place : last));
   }
 }
 
