@@ -88,10 +88,13 @@ def first_decision_s(words: list[str | Path]) -> tuple[float, float]:
 
 def print_start_and_memory(build: Path, bundle: Path, frame: Path, turns: int) -> float:
     """A table of process starts; the C++ program's peak memory in MB."""
-    python = Path(sys.executable).with_name("hffnet")
+    code = (
+        "import sys; from hffnet.runtime.classifier import Classifier;"
+        " Classifier.open(sys.argv[1], engine='openvino').classify(sys.argv[2])"
+    )
     programs: dict[str, list[str | Path]] = {
         "C++": [build / "hffnet-classify-cpp", bundle, frame],
-        "Python": [python, "classify", "--engine", "openvino", "--json", bundle, frame],
+        "Python": [sys.executable, "-c", code, bundle, frame],
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for turn in range(turns + 1):

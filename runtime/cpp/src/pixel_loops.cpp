@@ -12,7 +12,7 @@ namespace {
 constexpr float kNoFraction = 8388608.0F;
 
 inline std::uint8_t rounded(float level) {
-  const float whole = (std::min(level, 255.0F) + kNoFraction) - kNoFraction;
+  const float whole = ((level < 255.0F ? level : 255.0F) + kNoFraction) - kNoFraction;  // what is no number is 255
   return static_cast<std::uint8_t>(static_cast<std::int32_t>(whole));
 }
 
@@ -134,7 +134,8 @@ void bins_of(const float* __restrict values, std::size_t count, float low, float
              std::uint16_t* __restrict out) {
   const auto last = static_cast<float>(num_bins - 1);
   for (std::size_t i = 0; i < count; ++i) {
-    out[i] = static_cast<std::uint16_t>(static_cast<std::int32_t>(std::min((values[i] - low) * scale, last)));
+    const float place = (values[i] - low) * scale;
+    out[i] = static_cast<std::uint16_t>(static_cast<std::int32_t>(place < last ? place : last));
   }
 }
 

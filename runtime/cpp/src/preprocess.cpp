@@ -25,7 +25,9 @@ class Bins {
   Bins(const std::vector<float>& values, std::vector<std::uint16_t>& places) : values_(values), places_(places) {
     const auto [low, high] = extremes_of(values.data(), values.size());
     places_.resize(values.size());
-    bins_of(values.data(), values.size(), low, high > low ? static_cast<float>(kBins - 1) / (high - low) : 0.0F, kBins,
+    const float scale = high > low ? static_cast<float>(kBins - 1) / (high - low) : 0.0F;
+    // Values that lie too near for a number to tell share one bin.
+    bins_of(values.data(), values.size(), low, std::isfinite(scale) && std::isfinite(high - low) ? scale : 0.0F, kBins,
             places_.data());
     for (const std::uint16_t place : places_) ++counts_[place];
   }

@@ -216,9 +216,10 @@ TEST_CASE("more files than one look takes all come in order") {
 TEST_CASE("addresses say what is wrong with them") {
   const TemporaryFolder folder;
   const std::string path = folder.path().string();
+  const std::string dir = std::string("dir:").append(path);
   const auto folder_of = [](const std::string& uri) { return std::get<FolderAddress>(address_from_uri(uri).value()); };
   CHECK(folder_of(path + "/").folder == path);
-  CHECK(folder_of("dir:" + path + "?pattern=a%2A.tif&recursive=true&poll_s=0.5").options.pattern == "a*.tif");
+  CHECK(folder_of(dir + "?pattern=a%2A.tif&recursive=true&poll_s=0.5").options.pattern == "a*.tif");
   const auto live = std::get<LiveAddress>(address_from_uri("rtsp://me:secret@camera/live?x=1#stall_s=3").value());
   CHECK(live.name == "rtsp://camera/live?x=1");
   CHECK(live.target == "rtsp://me:secret@camera/live?x=1");
@@ -229,8 +230,8 @@ TEST_CASE("addresses say what is wrong with them") {
   const std::string wrong = GENERATE(as<std::string>{}, "", "nowhere", "ftp://a", "v4l2:", "v4l2:/dev/video0?width=0",
                                      "v4l2:/dev/video0?width", "rtsp://a#pattern=*", "gst:", "gst:a#fps=nan");
   CHECK(address_from_uri(wrong).failure().error == Error::kConfig);
-  CHECK(address_from_uri("dir:" + path + "?recursive=maybe").failure().error == Error::kConfig);
-  CHECK(address_from_uri("dir:" + path + "/absent").failure().error == Error::kSource);
+  CHECK(address_from_uri(dir + "?recursive=maybe").failure().error == Error::kConfig);
+  CHECK(address_from_uri(dir + "/absent").failure().error == Error::kSource);
 }
 
 TEST_CASE("frames and messages cross a pipe and memory whole") {
