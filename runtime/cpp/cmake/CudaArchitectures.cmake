@@ -1,10 +1,14 @@
 # Sets CMAKE_CUDA_ARCHITECTURES to those of our machines that the toolkit can compile for, Turing to Blackwell and the
-# Jetsons Orin (87) and Thor (110); the newest also as PTX, for GPUs that come later. Call it before CUDA is enabled.
+# Jetsons Orin (87) and Thor (110); the newest also as PTX, for GPUs that come later. Names nvcc too, which JetPack leaves
+# off the PATH. Call it before CUDA is enabled.
 function(hffnet_set_cuda_architectures)
+  find_program(HFFNET_NVCC nvcc HINTS /usr/local/cuda/bin REQUIRED)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    set(CMAKE_CUDA_COMPILER ${HFFNET_NVCC} CACHE FILEPATH "nvcc")
+  endif()
   if(CMAKE_CUDA_ARCHITECTURES)
     return()
   endif()
-  find_program(HFFNET_NVCC nvcc HINTS ENV CUDACXX /usr/local/cuda/bin REQUIRED)
   execute_process(COMMAND ${HFFNET_NVCC} --list-gpu-code OUTPUT_VARIABLE known COMMAND_ERROR_IS_FATAL ANY)
   string(REGEX MATCHALL "sm_[0-9]+" known "${known}")
   set(chosen)
@@ -16,6 +20,5 @@ function(hffnet_set_cuda_architectures)
   endforeach()
   list(APPEND chosen ${newest}-virtual)
   set(CMAKE_CUDA_ARCHITECTURES "${chosen}" CACHE STRING "GPUs to compile for" FORCE)
-  set(CMAKE_CUDA_COMPILER ${HFFNET_NVCC} CACHE FILEPATH "nvcc")
   message(STATUS "CUDA architectures: ${chosen}")
 endfunction()
