@@ -110,10 +110,18 @@ def configure(preset: str, *definitions: str) -> Path:
     return ROOT / "build" / preset
 
 
+def cuda_definitions() -> list[str]:
+    """The kernels are compiled too where nvcc is; sanitizers are not for its code."""
+    nvcc = found_gpu_toolchain().nvcc
+    if nvcc is None or PRESET == "asan":
+        return []
+    return ["-DHFFNET_CUDA=ON", f"-DHFFNET_NVCC={nvcc}", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+
+
 @pytest.fixture(scope="session")
 def cpp() -> CppRuntime:
     if lacking := missing():
         pytest.skip(f"the C++ runtime is not built, missing: {', '.join(lacking)} (docs/how-to/cpp-runtime.md)")
-    configure(PRESET)
+    configure(PRESET, *cuda_definitions())
     run("cmake", "--build", "--preset", PRESET, "--parallel", "2")
     return CppRuntime(BUILD)

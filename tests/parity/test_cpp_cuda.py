@@ -12,7 +12,7 @@ import pytest
 
 from hffnet.runtime.preprocess import PreprocessSpec, preprocess
 from hffnet.runtime.read import read_frame
-from tests.parity.conftest import CppRuntime, GpuToolchain, configure, run
+from tests.parity.conftest import CppRuntime, cuda_definitions, run
 
 pytestmark = pytest.mark.timeout(900)  # the first test that runs builds the C++ runtime
 ARCHITECTURES = {"75", "86", "87", "89", "90", "110", "120"}
@@ -79,45 +79,42 @@ def test_kernel_code_on_vendor_frames(cpp: CppRuntime, shared: Path, tmp_path: P
     assert largest_difference(pictures, tmp_path) <= 1
 
 
-@pytest.fixture(scope="module")
-def cuda_build(gpu_toolchain: GpuToolchain, cpp: CppRuntime) -> CppRuntime:
-    """The preset ``cuda`` built beside the other, kernels only."""
-    del cpp  # one build at a time on a small machine
-    if gpu_toolchain.nvcc is None:
+@pytest.fixture
+def kernels(cpp: CppRuntime) -> CppRuntime:
+    """The build, where it has the kernels."""
+    if not cuda_definitions():
         pytest.skip("no nvcc to compile the kernels with: .ci/gpu-toolchain fetches it, or install the CUDA toolkit")
-    build = configure("cuda", f"-DCMAKE_CUDA_COMPILER={gpu_toolchain.nvcc}", f"-DHFFNET_NVCC={gpu_toolchain.nvcc}")
-    run("cmake", "--build", build, "--target", "hffnet-gpu-tests", "hffnet-kernel-parity", "hffnet-cuda-benchmark")
-    return CppRuntime(build)
+    return cpp
 
 
-def test_the_kernels_are_there_for_every_gpu(cuda_build: CppRuntime) -> None:
-    cache = (cuda_build.build / "CMakeCache.txt").read_text()
+def test_the_kernels_are_there_for_every_gpu(kernels: CppRuntime) -> None:
+    cache = (kernels.build / "CMakeCache.txt").read_text()
     (line,) = (line for line in cache.splitlines() if line.startswith("CMAKE_CUDA_ARCHITECTURES:"))
     assert {word.removesuffix("-real") for word in line.partition("=")[2].split(";")} >= ARCHITECTURES
-    library = cuda_build.build / "runtime" / "cpp" / "cuda" / "libhffnet_cuda.so"
+    library = kernels.build / "runtime" / "cpp" / "cuda" / "libhffnet_cuda.so"
     needed = run("readelf", "--dynamic", library)
     assert "libhffnet.so" in needed
     assert "libcudart" not in needed
     assert "libcuda.so" not in needed
 
 
-def test_the_kernels_give_pythons_input(cuda_build: CppRuntime, tmp_path: Path) -> None:
+def test_the_kernels_give_pythons_input(kernels: CppRuntime, tmp_path: Path) -> None:
     pictures = odd_pictures()
-    child = answers(cuda_build.kernel_parity, pictures, tmp_path, "--gpu")
+    child = answers(kernels.kernel_parity, pictures, tmp_path, "--gpu")
     if child.returncode == NO_GPU:
         pytest.skip("the kernels were compiled but not run: there is no GPU on this machine")
     assert child.returncode == 0
     assert largest_difference(pictures, tmp_path) <= 1
 
 
-def test_the_gpu_programs_say_that_there_is_no_gpu(cuda_build: CppRuntime) -> None:
-    tests = cuda_build.build / "tests" / "runtime" / "cpp" / "hffnet-gpu-tests"
+def test_the_gpu_programs_say_that_there_is_no_gpu(kernels: CppRuntime) -> None:
+    tests = kernels.build / "tests" / "runtime" / "cpp" / "hffnet-gpu-tests"
     done = subprocess.run([tests], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         assert done.stdout == "all as on the CPU\n"
         return
     assert done.returncode == NO_GPU, done.stderr
-    benchmark = cuda_build.build / "runtime" / "cpp" / "cuda" / "hffnet-cuda-benchmark"
+    benchmark = kernels.build / "runtime" / "cpp" / "cuda" / "hffnet-cuda-benchmark"
     refused = subprocess.run([benchmark], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (4, "")
     assert "there is no GPU on this machine that CUDA can use" in refused.stderr

@@ -21,7 +21,7 @@ namespace hffnet::cuda {
 // A cudaStream_t; null is the default stream.
 using Stream = void*;
 
-// Pixels that somebody else owns: grey, or three channels in the order blue, green, red. Rows are `row_bytes` apart.
+// Finite pixels that somebody else owns: grey, or three channels in the order blue, green, red. Rows are `row_bytes` apart.
 struct GpuPicture {
   const void* data;
   Depth depth;
