@@ -139,16 +139,21 @@ Result<OpenEngine> open_one(const Bundle& bundle, const Candidate& candidate, co
 // The first candidate that opens and proves itself.
 Result<OpenEngine> open_first(const Bundle& bundle, const std::vector<Candidate>& candidates,
                               const EngineOptions& options) {
-  std::vector<std::string> failures;
-  for (std::size_t k = 0; k < candidates.size(); ++k) {
-    auto opened = open_one(bundle, candidates[k], options);
-    if (opened.ok() || candidates.size() == 1 || opened.failure().error == Error::kBundle) return opened;
-    const std::string what = candidates[k].engine + " " + candidates[k].graph->precision;
-    failures.push_back(what + ": " + opened.failure().sentence);
-    if (k + 1 < candidates.size()) options.notice(what + " is passed over: " + opened.failure().sentence);
+  std::vector<Failure> failures;
+  std::string sentence = "no engine can run this bundle here.", absent, passed_over;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.engine == absent) continue;
+    if (!passed_over.empty()) options.notice(passed_over);  // only what something else comes after is passed over
+    auto opened = open_one(bundle, candidate, options);
+    if (opened.ok() || opened.failure().error == Error::kBundle) return opened;
+    failures.push_back(std::move(opened).failure());
+    const auto& [error, reason] = failures.back();
+    if (error == Error::kMissing) absent = candidate.engine;  // so are its other precisions
+    const std::string what = candidate.engine + " " + candidate.graph->precision;
+    sentence += " " + what + ": " + reason;
+    passed_over = what + " is passed over: " + reason;
   }
-  std::string sentence = "no engine can run this bundle here.";
-  for (const std::string& failure : failures) sentence += " " + failure;
+  if (failures.size() == 1) return failures.front();
   return Failure{Error::kEngine, std::move(sentence)};
 }
 

@@ -71,7 +71,10 @@ class TensorRtEngine final : public Engine {
     runtime_.reset(static_cast<nvinfer1::IRuntime*>(library_.new_runtime(&log_)));
     if (runtime_ == nullptr) return refused("start");
     engine_.reset(runtime_->deserializeCudaEngine(serialized.data(), serialized.size()));
-    if (engine_ == nullptr) return refused("load the engine");
+    if (engine_ == nullptr) {
+      return Failure{Error::kEngine, refused("load the engine").sentence + "; remove " + cache_folder().string() +
+                                         ", it is built anew then"};
+    }
     for (Tensor& tensor : tensors_) ATTEMPT_DONE(allocate(tensor));
     if (engine_->getNbIOTensors() != static_cast<int>(tensors_.size())) {
       return Failure{Error::kEngine, title() + ": the engine has " + std::to_string(engine_->getNbIOTensors()) +
