@@ -72,7 +72,7 @@ def test_kernel_code_gives_pythons_input(cpp: CppRuntime, tmp_path: Path) -> Non
 
 
 def test_kernel_code_on_vendor_frames(cpp: CppRuntime, shared: Path, tmp_path: Path) -> None:
-    paths = sorted((shared / "data" / "vendor_tiff").rglob("*.tif"))[:12]
+    paths = [path for path in sorted((shared / "data" / "vendor_tiff").rglob("*.tif")) if path.parent.name != "broken"]
     pictures = [np.ascontiguousarray(read_frame(path).picture) for path in paths]
     assert pictures
     assert answers(cpp.kernel_parity, pictures, tmp_path).returncode == 0
