@@ -84,8 +84,10 @@ Status find_gpu() {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   if (code == cudaSuccess && count > 0) return Done{};
+  int driver = 0;  // CUDA calls an absent driver one that is too old
+  const bool absent = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
   return Failure{Error::kMissing, std::string("there is no GPU on this machine that CUDA can use (") +
-                                      cudaGetErrorString(code) + "); use the CPU"};
+                                      (absent ? "no NVIDIA driver" : cudaGetErrorString(code)) + "); use the CPU"};
 }
 
 struct GpuPreprocessor::Held {
