@@ -44,7 +44,7 @@ def answers(program: Path, pictures: list[npt.NDArray[Any]], folder: Path, *opti
 def largest_difference(pictures: list[npt.NDArray[Any]], folder: Path) -> int:
     differences = []
     for number, picture in enumerate(pictures):
-        grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        grey: npt.NDArray[Any] = picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
         expected = preprocess(grey, PreprocessSpec(size=224)).astype(int)
         found = np.fromfile(folder / f"{number}.out", np.uint8).reshape(224, 224)
         differences.append(int(np.abs(found - expected).max()))

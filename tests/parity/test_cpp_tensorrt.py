@@ -56,7 +56,7 @@ def classify(
         for name, fake in (libraries or {}).items():
             shutil.copy(cpp.build / "tests" / "runtime" / "cpp" / "fakes" / f"lib{fake}.so", folder / name)
         environment["LD_LIBRARY_PATH"] = str(folder)
-    words = [cpp.classify, "--engine", engine, "--precision", "fp32", bundle, frame]
+    words = [str(cpp.classify), "--engine", engine, "--precision", "fp32", str(bundle), str(frame)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -112,7 +112,7 @@ def test_what_does_not_fit(
 
 
 def test_a_bundle_without_a_graph_for_it(tensorrt: CppRuntime, bundle_path: Path, frame: Path) -> None:
-    words = [tensorrt.classify, "--engine", "tensorrt", bundle_path, frame]
+    words = [str(tensorrt.classify), "--engine", "tensorrt", str(bundle_path), str(frame)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "holds fp32 (cpu), and no graph that tensorrt can run" in done.stderr
