@@ -148,7 +148,7 @@ def test_wrong_use(cpp: CppRuntime, words: list[str], code: int) -> None:
 def test_an_engine_that_is_not_built_is_named(cpp: CppRuntime, bundle_path: Path, frames: list[Path]) -> None:
     code, _, stderr = outputs(cpp.classify, "--engine", "onnxruntime", bundle_path, frames[0])
     assert code == 4
-    assert "it has: openvino" in stderr
+    assert re.search("it has: .*openvino", stderr)
 
 
 def test_a_project_links_the_installed_package(

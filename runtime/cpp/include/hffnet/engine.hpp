@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -63,10 +64,19 @@ struct EngineIdentity {
   SelfTest self_test;
 };
 
+// Takes one sentence that a person should see though the work goes on: an engine that was passed over, one that is being
+// built, a cache that cannot be used.
+using Notice = std::function<void(const std::string&)>;
+
+// Writes to standard error, "hffnet: " before the sentence.
+HFFNET_API void notice_to_stderr(const std::string& sentence);
+
 struct EngineOptions {
-  std::string engine = "auto";     // openvino, tensorrt; auto takes the first that is here and passes its self-test
-  std::string precision = "auto";  // fp32, fp16, int8; auto takes int8 where the bundle has it
-  int threads = 0;                 // 0: the library decides
+  std::string engine = "auto";  // openvino, tensorrt; auto takes the first that is here and passes its self-test
+  std::string precision =
+      "auto";       // fp32, fp16, int8; auto takes int8 on a CPU and fp16 on a GPU where the bundle has it
+  int threads = 0;  // of a CPU engine; 0: the library decides
+  Notice notice = notice_to_stderr;
 };
 
 // An engine that passed its self-test, with its identity.
@@ -75,8 +85,9 @@ struct OpenEngine {
   EngineIdentity identity;
 };
 
-// Opens a graph of the bundle and proves it on this machine. Error::kBundle: no such graph; kMissing: the engine asked
-// for is not in this build or not on this machine; kEngine: no engine passed its self-test.
+// Opens a graph of the bundle and proves it on this machine. With auto, an engine that is here but cannot run the bundle
+// is passed over with a notice. Error::kBundle: no such graph; kMissing: the engine asked for is not in this build or not
+// on this machine; kEngine: no engine passed its self-test.
 HFFNET_API Result<OpenEngine> open_engine(const Bundle& bundle, const EngineOptions& options = {});
 
 // Names of the engines this library was built with, in order of preference.
