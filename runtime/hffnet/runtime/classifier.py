@@ -88,7 +88,7 @@ class Timings(dict[str, float]):
 
 
 class Classifier:
-    """A bundle on an engine that proved itself on this machine. Not thread-safe: one per worker.
+    """A bundle on an engine that proved itself on this machine; several threads may share it, the engine takes turns.
 
     Example:
         ::
@@ -133,6 +133,11 @@ class Classifier:
     def engine(self) -> EngineIdentity:
         """Which engine answers."""
         return self._engine.identity
+
+    @property
+    def tiles(self) -> TileSettings | None:
+        """How large frames are cut; None where they are not."""
+        return self._tiles
 
     def classify(self, source: str | Path) -> Prediction:
         """Classify one image file.

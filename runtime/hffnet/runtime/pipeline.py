@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from hffnet.runtime.infobar import BarSetting
     from hffnet.runtime.taxonomy import Taxonomy
 
+OnFrame = Callable[[str, "Frame", "Prediction"], None]
+"""Called with an item's name, its frame and what was decided; must return at once and keep the frame as it is."""
+
 _log = logging.getLogger(__name__)
 _QUEUE = 2
 # What threads get at the end: with the frame in hand, all of it stays within five seconds.
@@ -98,6 +101,7 @@ def run_pipeline(
     on_record: OnRecord | None = None,
     bar: "BarSetting | None" = None,
     beat: Callable[[], None] = lambda: None,
+    on_frame: "OnFrame | None" = None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
 
@@ -114,6 +118,7 @@ def run_pipeline(
         on_record: called after each commit.
         bar: what is known of the instrument's info bar.
         beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
+        on_frame: called with each frame that was decided on, before it is recorded, on the caller's thread.
 
     Raises:
         EngineError: the engine failed; what was in hand is not recorded and will be redone.
@@ -123,7 +128,7 @@ def run_pipeline(
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
     recorder = Recorder(store, list(deliveries.values()), stop, on_record)
     reader = _Reader(source, stop, bar)
-    desk = _Desk(classifier, settings_sha256)
+    desk = _Desk(classifier, settings_sha256, on_frame)
     try:
         for arrival in reader.arrivals_until(stop, beat):
             match arrival:
@@ -233,8 +238,9 @@ def _frame(item: Item | FrameItem, bar: "BarSetting | None") -> "Frame":
 class _Desk:
     """Turns arrivals into what is to be recorded; remembers the last live frame, which must not come again."""
 
-    def __init__(self, classifier: "Classifier", settings_sha256: str) -> None:
+    def __init__(self, classifier: "Classifier", settings_sha256: str, on_frame: "OnFrame | None") -> None:
         self.dropped: Counter[str] = Counter()
+        self._on_frame = on_frame
         self._classifier, self._settings_sha256 = classifier, settings_sha256
         self._previous: FrameFingerprint | None = None
 
@@ -272,6 +278,8 @@ class _Desk:
             from hffnet.runtime.gates import fingerprint_from_frame
 
             self._previous = fingerprint_from_frame(frame)
+        if self._on_frame is not None:
+            self._on_frame(arrival.item.name, frame, prediction)
         taxonomy = self._classifier.bundle.manifest.taxonomy
         details = {**_evidence(prediction, taxonomy), **(self._facts(arrival.item) or {})}
         return draft_from_prediction(

@@ -40,8 +40,9 @@ from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 _log = logging.getLogger(__name__)
 _PAGE = 256
 _BUSY_S = 2.0  # within what a stop may take
-_COLUMNS = ", ".join(RECORD_FIELDS)
-_INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
+COLUMNS = ", ".join(RECORD_FIELDS)
+"""Of the table, in the order of a record's fields."""
+_INSERT = f"INSERT INTO records ({COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
 _SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?
     AND bundle_sha256 IS ? AND settings_sha256 IS ?"""
 
@@ -144,7 +145,7 @@ class RecordStore:
             if not page:
                 return
             for row in page:
-                yield _record_from_row(row)
+                yield record_from_row(row)
             after = int(page[-1]["seq"])
             limit = None if limit is None else limit - len(page)
 
@@ -164,9 +165,9 @@ class RecordStore:
 
     def overrides(self, seq: int) -> list[Record]:
         """What people decided on a result, oldest first; the last one counts."""
-        query = f"SELECT {_COLUMNS} FROM records WHERE refers_to = ? AND kind = 'override' ORDER BY seq"  # noqa: S608
+        query = f"SELECT {COLUMNS} FROM records WHERE refers_to = ? AND kind = 'override' ORDER BY seq"  # noqa: S608
         with self._read_lock:
-            return [_record_from_row(row) for row in self._reader.execute(query, (seq,)).fetchall()]
+            return [record_from_row(row) for row in self._reader.execute(query, (seq,)).fetchall()]
 
     def last_seq_before(self, created_utc: str) -> int:
         """Number of the last row of an unbroken run from the first that were all created before a time."""
@@ -284,10 +285,10 @@ class RecordStore:
             return None
         key = (draft.input_path, draft.input_mtime_ns, draft.input_size, draft.bundle_sha256, draft.settings_sha256)
         row = self._writer.execute(
-            f"SELECT {_COLUMNS} FROM records WHERE seq IN ({_SAME} AND input_sha256 IS ?)",  # noqa: S608
+            f"SELECT {COLUMNS} FROM records WHERE seq IN ({_SAME} AND input_sha256 IS ?)",  # noqa: S608
             (*key, draft.input_sha256),
         ).fetchone()
-        return _record_from_row(row) if row else None
+        return record_from_row(row) if row else None
 
     def _insert(self, draft: RecordDraft) -> Record:
         last = self._writer.execute("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1").fetchone()
@@ -306,10 +307,10 @@ class RecordStore:
         }
         row["hash"] = row_hash(row, ROW_VERSION)
         self._writer.execute(_INSERT, [row[name] for name in RECORD_FIELDS])
-        return _record_from_row(row)
+        return record_from_row(row)
 
     def _page(self, after: int, limit: int) -> list[sqlite3.Row]:
-        query = f"SELECT {_COLUMNS} FROM records WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+        query = f"SELECT {COLUMNS} FROM records WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
         try:
             with self._read_lock:
                 return self._reader.execute(query, (after, limit)).fetchall()
@@ -370,7 +371,8 @@ def _stored(name: str, value: Json) -> Json:
     return canonical_json(value) if name in JSON_FIELDS and value is not None else value
 
 
-def _record_from_row(row: sqlite3.Row | Mapping[str, Json]) -> Record:
+def record_from_row(row: sqlite3.Row | Mapping[str, Json]) -> Record:
+    """The record in a row of the table; raises RecordError where a nested field is not JSON."""
     values: dict[str, Any] = {name: row[name] for name in RECORD_FIELDS}
     try:
         for name in JSON_FIELDS:

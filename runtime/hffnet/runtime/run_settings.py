@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hffnet.runtime.dashboard.settings import ViewChoice
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.field_of_view import TileSettings
 from hffnet.runtime.gates import GateSettings
@@ -101,7 +102,7 @@ class RunSettings(_Strict):
         idle_exit_s: end when a watched folder had nothing new for so long; absent: never.
         watchdog_s: one frame may keep the engine busy for so long, then the process ends (code 4) and whoever
             supervises it starts it anew.
-        engine, records, gates, bar, tiles, sinks: see their classes.
+        engine, records, gates, bar, tiles, sinks, view: see their classes.
     """
 
     bundle: Path
@@ -114,6 +115,7 @@ class RunSettings(_Strict):
     bar: BarChoice | None = None
     tiles: TileSettings | None = None
     sinks: SinksChoice = SinksChoice()
+    view: ViewChoice | None = None
 
     def public(self) -> Self:
         """The same without user name and password in the source, for records and people."""
@@ -162,13 +164,13 @@ def settings_from_toml(path: Path) -> RunSettings:
 def _beside(settings: RunSettings, folder: Path) -> RunSettings:
     """The same settings with every path made absolute."""
 
-    def absolute(model: _Strict) -> dict[str, object]:
+    def absolute(model: BaseModel) -> dict[str, object]:
         changed: dict[str, object] = {}
         for name in type(model).model_fields:
             value = getattr(model, name)
             if isinstance(value, Path) and str(value) != "-":
                 changed[name] = folder / value
-            elif isinstance(value, _Strict):
+            elif isinstance(value, BaseModel):
                 changed[name] = value.model_copy(update=absolute(value))
         return changed
 

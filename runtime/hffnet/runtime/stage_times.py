@@ -27,11 +27,12 @@ class StageTimes:
         return float(np.median(values)) if values else None
 
     def figures(self) -> dict[str, dict[Figure, float]]:
-        """Per stage the number of samples, percentiles with enough of them, and the largest."""
-        return {stage: _figures(values) for stage, values in self._stages.items()}
+        """Per stage the number of samples, percentiles with enough of them, and the largest; from any thread."""
+        # Copies, each made in one step: another thread may add meanwhile.
+        return {stage: _figures(list(values)) for stage, values in list(self._stages.items())}
 
 
-def _figures(values: deque[float]) -> dict[Figure, float]:
+def _figures(values: list[float]) -> dict[Figure, float]:
     figures: dict[Figure, float] = {"num": len(values)}
     names: dict[int, Figure] = {50: "p50", 90: "p90", 99: "p99"}
     for percent, fewest in _FEWEST.items():
