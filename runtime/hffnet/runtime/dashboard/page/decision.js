@@ -65,6 +65,6 @@ export function spokenWords(record, model) {
 
 function unsureWords(record, model) {
   const at = record.answer.length;
-  const likeliest = `most probable is ${words(record.path[at])} with ${percent(record.confidence[at])}`;
-  return model?.minConfidence ? `Here ${likeliest}; an answer needs ${percent(model.minConfidence)}.` : `Here ${likeliest}.`;
+  const likeliest = `Most probable: ${words(record.path[at])}, ${percent(record.confidence[at])}`;
+  return model?.minConfidence ? `${likeliest}. An answer needs ${percent(model.minConfidence)}.` : `${likeliest}.`;
 }

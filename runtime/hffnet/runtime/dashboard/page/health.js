@@ -7,7 +7,7 @@ import { clock, milliseconds, span, words } from "./words.js";
 /** Seconds without a new frame after which the page goes grey, unless a person chose otherwise. */
 export const STALE_AFTER_S = 10;
 
-const WAITING = new Set(["waited", "queued"]); // not work: they have no bar
+const WAITING = new Set(["waited", "queued", "total"]); // not one stage's work: they have no bar
 
 /** State of source and engine, latencies, counts. */
 export function showHealth(state) {

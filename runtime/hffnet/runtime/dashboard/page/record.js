@@ -55,6 +55,9 @@ export function binsFrom(json) {
     refused: bin.not_classified }));
 }
 
+/** Width of the small pictures; one size, so that they are drawn and fetched once. */
+export const THUMB_WIDTH = 192;
+
 /** Address of a frame's picture, at most so many pixels wide; null where there is none. */
 export function frameUrl(record, width) {
   return record.urls.frame && `${record.urls.frame}?width=${width}`;

@@ -88,7 +88,7 @@ export class RecordPage {
       sheet("Picture", factTable(factsOf({ ...json.crop, ...json.acquisition }))),
       sheet("Model and engine", factTable(factsOf({ ...json.engine, ...pick(json, ["bundle_sha256", "settings_sha256"]) }))),
       sheet("Chain", factTable(factsOf(pick(json, ["seq", "created_utc", "hffnet_version", "row_version", "prev_hash", "hash"])))),
-      json.details && sheet("Details", el("pre", {}, JSON.stringify(json.details, null, 1))),
+      json.details && sheet("Details", factTable(factsOf(json.details))),
       el("section", { class: "panel sheet", id: "tiles", hidden: true }),
     ].filter(Boolean);
   }

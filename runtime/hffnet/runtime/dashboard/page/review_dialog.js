@@ -2,14 +2,21 @@
 
 import { csrf, tell } from "./api.js";
 import { el, part, say } from "./dom.js";
-import { reviewFrom } from "./record.js";
+import { THUMB_WIDTH, frameUrl, reviewFrom } from "./record.js";
 import { save, saved } from "./saved.js";
+import { changed } from "./state.js";
 import { pathWords, verdictOf, words } from "./words.js";
 
-/** Ask a person; onDone(review) when the server has stored it. */
+/** Ask a person; onDone(review) when the server has stored it. The frame stays on show for as long as the question. */
 export function openReview(state, record, decision, onDone) {
   const dialog = part("review-dialog");
   if (dialog.open) return;
+  const before = state.held;
+  state.held = record;
+  dialog.addEventListener("close", () => {
+    state.held = before;
+    changed(state);
+  }, { once: true });
   const form = reviewForm(state, record, decision, () => dialog.close());
   form.element.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -39,10 +46,13 @@ function reviewForm(state, record, decision, onCancel) {
   const message = el("p", { class: "complaint", role: "alert" });
   const submit = el("button", { class: "button accept", type: "submit" }, isOverride ? "Store this decision" : "Accept");
   const { title } = verdictOf(record, levels);
+  const address = frameUrl(record, THUMB_WIDTH);
   const element = el("form", { method: "dialog", class: "review-form" },
     el("h2", { id: "review-dialog-title" }, isOverride ? `Override record ${record.seq}` : `Accept record ${record.seq}`),
-    el("p", { class: "faint" }, "The model says ", el("strong", {}, record.answer.length ? pathWords(record.answer) : title),
-      ". Your word becomes a row of its own; the model's stays as it is."),
+    el("div", { class: "subject" }, address && el("img", { src: address, alt: `Frame ${record.seq}` }),
+      el("p", {}, el("span", { class: "faint" }, "The model says"), el("br"),
+        el("strong", {}, record.answer.length ? pathWords(record.answer) : title), el("br"),
+        el("span", { class: "faint" }, "Your word becomes a row of its own; the model's stays as it is."))),
     classes?.element,
     el("label", {}, el("span", {}, "Operator"), operator),
     el("label", {}, el("span", {}, isOverride ? "Reason" : "Reason (may be left out)"), reason),

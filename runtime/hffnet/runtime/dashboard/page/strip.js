@@ -2,12 +2,11 @@
 
 import { ask } from "./api.js";
 import { el, part, say } from "./dom.js";
-import { frameUrl, matches, recordFrom } from "./record.js";
+import { THUMB_WIDTH, frameUrl, matches, recordFrom } from "./record.js";
 import { changed, shown } from "./state.js";
 import { MARKS, clock, shortVerdict, verdictOf, words } from "./words.js";
 
 const MOST_THUMBS = 60;
-const THUMB_WIDTH = 160;
 
 /** The strip; onPick(record): somebody wants to look at this frame. */
 export class Strip {

@@ -33,9 +33,9 @@ export function length(um) {
   return um >= 1 ? `${+um.toPrecision(3)} µm` : `${+(um * 1000).toPrecision(3)} nm`;
 }
 
-/** A class or stage as words: "ductile_dimples" is read as "ductile dimples". */
+/** A name as words: "ductile_dimples" is read as "ductile dimples", "level1" as "level 1". */
 export function words(name) {
-  return name.replaceAll("_", " ");
+  return name.replaceAll("_", " ").replace(/^([a-z]+)(\d+)$/, "$1 $2");
 }
 
 /** A class path as one line. */
