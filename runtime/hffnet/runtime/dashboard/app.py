@@ -12,11 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from hffnet.runtime.dashboard import documents as said
-from hffnet.runtime.dashboard.access import Access, Keys
+from hffnet.runtime.dashboard.access import Access, Keys, Refusal
+from hffnet.runtime.dashboard.classified import tiles_document
 from hffnet.runtime.dashboard.previews import GoneError
+from hffnet.runtime.dashboard.reports import add_reports
 from hffnet.runtime.dashboard.settings import ViewChoice
 from hffnet.runtime.dashboard.stream import EventStream
 from hffnet.runtime.dashboard.view import BusyError, NotReadyError, View
+from hffnet.runtime.dashboard.writes import add_writes
 from hffnet.runtime.errors import HffnetError, RecordError
 from hffnet.runtime.record import Record
 from hffnet.runtime.records_search import Reviewed
@@ -63,6 +66,8 @@ def build_app(view: View, keys: Keys, choice: ViewChoice) -> ASGIApp:
     _add_run(app, view, keys, choice)
     _add_records(app, view)
     _add_frames(app, view)
+    add_writes(app, view, choice)
+    add_reports(app, view)
     _add_page(app)
     is_secure = choice.tls_cert is not None or choice.behind_proxy
     return Access(app, keys, (*choice.hosts, choice.host), is_secure=is_secure)
@@ -93,6 +98,14 @@ def _add_errors(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    def on_refusal(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refusal)
+        answer = sentence_answer(error.status, str(error))
+        # What was not read of the body is not read: the connection ends with this answer.
+        answer.headers["connection"] = "close"
+        return answer
+
+    app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(HffnetError, on_hffnet)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
@@ -227,6 +240,15 @@ def _add_frames(app: FastAPI, view: View) -> None:
             holders = [i for i, one in enumerate(opened.taxonomy.levels) if class_name in one.classes]
             number = names.index(level) if level in names else (holders[-1] if holders else None)
         return _picture(opened.previews.evidence_layer(result_of(view, seq), number, class_name, width))
+
+    @app.get("/v1/frames/{seq}/tiles", tags=["frames"], response_model=said.TilesSaid)
+    def tiles(seq: Seq) -> Response:
+        """How a large frame was cut, and what each tile says while its evidence is at hand."""
+        opened, found = view.opened, result_of(view, seq)
+        overlap = opened.tile_overlap if opened.tile_overlap is not None else 0.25
+        maps = opened.previews.evidence_of(seq)
+        document = tiles_document(found, maps, opened.taxonomy, opened.decode, overlap)
+        return JSONResponse(document) if document else sentence_answer(404, f"the frame of record {seq} was not cut")
 
 
 def _picture(data: bytes) -> Response:

@@ -225,6 +225,25 @@ class TilesSaid(_Shape):
     tiles: list[TileSaid]
 
 
+class PredictionSaid(BaseModel):
+    """The document of ``hffnet classify --json``; ``evidence`` where it was asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_version: Literal[1]
+    kind: Literal["result"]
+    name: str
+    status: Literal["classified", "not_classified"]
+    reason: str | None
+    class_path: list[str]
+    answer: list[str]
+    confidence: list[float]
+    probabilities: dict[str, dict[str, float]]
+    gates: list[dict[str, object]]
+    engine: dict[str, object]
+    timings_ms: dict[str, float]
+
+
 class SessionSaid(_Shape):
     """What the page needs to write."""
 

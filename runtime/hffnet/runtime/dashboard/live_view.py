@@ -324,7 +324,7 @@ class LiveView:
             with self._classifying:
                 if self._classifier is None:
                     return _refused(number, 503, "the run is stopping and classifies nothing more")
-                return _answer_of(number, bytes(message.payload), self._classifier, self._bar)
+                return _answer_of(message, self._classifier, self._bar)
         except EngineError as error:
             return _refused(number, 500, str(error))
         except HffnetError as error:
@@ -365,13 +365,14 @@ def _refused(number: int, status: int, sentence: str) -> Message:
     return Message("answer", {"id": number, "status": status, "document": {"error": sentence}})
 
 
-def _answer_of(number: int, data: bytes, classifier: "Classifier", bar: "BarSetting | None") -> Message:
+def _answer_of(message: Message, classifier: "Classifier", bar: "BarSetting | None") -> Message:
     import numpy as np
 
     from hffnet.runtime.read import frame_from_bytes
     from hffnet.runtime.result import prediction_json
 
-    prediction = classifier.classify_frame(frame_from_bytes(data, "frame", bar=bar))
+    number, name = message.int_of("id"), message.text_of("name")
+    prediction = classifier.classify_frame(frame_from_bytes(bytes(message.payload), name, bar=bar))
     bundle = classifier.bundle
     document = prediction_json(prediction, bundle.manifest.taxonomy, bundle.sha256)
     maps = prediction.evidence

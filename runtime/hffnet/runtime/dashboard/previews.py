@@ -100,9 +100,7 @@ class Previews:
         Raises:
             GoneError: it is not at hand any more.
         """
-        return self._remembered(
-            (record.seq, f"frame {width}"), lambda: preview_png(self._preview(record).picture, width)
-        )
+        return self._remembered((record.seq, f"frame {width}"), lambda: preview_png(self.picture(record), width))
 
     def evidence_layer(self, record: Record, level: int | None, name: str | None, width: int) -> bytes:
         """Evidence for one class, to be laid over the frame.
@@ -148,7 +146,12 @@ class Previews:
             f" of {told.get('class')!r} alone"
         )
 
-    def _preview(self, record: Record) -> Preview:
+    def picture(self, record: Record) -> GreyPixels:
+        """The analysed crop, reduced, in its own depth.
+
+        Raises:
+            GoneError: it is not at hand any more.
+        """
         with self._lock:
             preview = self._kept.get(record.seq)
         if preview is None:
@@ -156,7 +159,7 @@ class Previews:
             with self._reading:
                 preview = Preview(_picture_from_file(record), None)
             self.add(record.seq, preview)
-        return preview
+        return preview.picture
 
     def _remembered(self, key: tuple[int, str], make: Make) -> bytes:
         with self._lock:

@@ -67,7 +67,8 @@ class View:
         except WireError:
             _log.exception("the run sent what cannot be understood; the view ends")
         for future in self._asked.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(BusyError("the run has ended"))
         await self._tell_state()
         await self.broadcast.end()
 
@@ -90,11 +91,12 @@ class View:
                 await self._tell_state()
             await asyncio.sleep(_COALESCE_S)
 
-    async def classify(self, data: bytes, *, evidence: bool) -> Message:
+    async def classify(self, data: bytes, name: str) -> Message:
         """Have the run classify a frame's bytes.
 
         Raises:
-            BusyError: too many wait already, or it takes too long.
+            NotReadyError: the run does not classify now.
+            BusyError: too many wait already, or the run does not answer.
         """
         if self.session.readiness != "running":
             raise NotReadyError(f"the run is {self.session.readiness} and classifies nothing for others now")
@@ -103,16 +105,13 @@ class View:
         number = next(self._ids)
         future = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            message = Message("classify", {"id": number, "evidence": evidence}, data)
-            self._writer.write(head_of(message))
-            self._writer.write(data)
             async with asyncio.timeout(_ANSWER_S):
+                self._writer.write(head_of(Message("classify", {"id": number, "name": name}, data)))
+                self._writer.write(data)
                 await self._writer.drain()
                 return await future
-        except (TimeoutError, OSError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not future.cancelled():
-                raise
-            raise BusyError("the run did not answer; it may be stopping") from error
+        except (TimeoutError, OSError) as error:
+            raise BusyError("the run did not answer in time; it may be stopping") from error
         finally:
             del self._asked[number]
 
