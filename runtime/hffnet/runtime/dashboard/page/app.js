@@ -11,7 +11,7 @@ import { RecordPage } from "./record_page.js";
 import { openReview } from "./review_dialog.js";
 import { saved } from "./saved.js";
 import { Shares } from "./shares.js";
-import { MOST_RECORDS, addRecord, addReview, beginAnew, changed, createState, shown } from "./state.js";
+import { MOST_RECORDS, addRecord, addReview, beginAnew, changed, createState } from "./state.js";
 import { follow } from "./stream.js";
 import { Strip } from "./strip.js";
 import { applyTheme, switchTheme } from "./theme.js";
@@ -66,7 +66,8 @@ function begin(model) {
 
 function takeRecord(json) {
   const record = recordFrom(json);
-  if (addRecord(state, record) && state.newest === record) state.frameSeenAt = performance.now();
+  record.seenAt = performance.now();
+  if (addRecord(state, record) && state.newest === record) state.frameSeenAt = record.seenAt;
   changed(state);
 }
 
@@ -108,7 +109,7 @@ function review(record, decision) {
 }
 
 function current() {
-  return recordPage.record ?? shown(state);
+  return recordPage.record ?? state.onStage;
 }
 
 function route() {

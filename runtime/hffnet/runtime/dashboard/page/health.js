@@ -45,7 +45,7 @@ export function showBanner(state) {
 export function showAge(state, now = performance.now()) {
   const age = part("age");
   const isLost = state.connection.name !== "open";
-  const seconds = state.frameSeenAt === null ? null : (now - state.frameSeenAt) / 1000;
+  const seconds = state.frameSeenAt === null ? null : (now - seenAt(state)) / 1000;
   const limit = Number(saved("stale")) || STALE_AFTER_S;
   const isStale = seconds !== null && (seconds > limit || isLost);
   document.body.classList.toggle("stale", isStale);
@@ -55,6 +55,11 @@ export function showAge(state, now = performance.now()) {
   else if (isLost) say(age, `Last frame ${span(seconds)} ago`);
   else if (isStale) say(age, `Stale: no new frame for ${span(seconds)}`);
   else say(age, state.held ? `Held; newest ${span(seconds)} ago` : `Live, ${span(seconds)} ago`);
+}
+
+/** Of the newest frame; while its picture is still loading, of the one that is on show instead. */
+function seenAt({ held, newest, onStage, frameSeenAt }) {
+  return held || !onStage || onStage === newest ? frameSeenAt : onStage.seenAt;
 }
 
 function sourceState({ connection, service }) {

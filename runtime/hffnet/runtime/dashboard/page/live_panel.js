@@ -4,16 +4,19 @@ import { flagParts, reviewParts, spokenWords, verdictParts } from "./decision.js
 import { part, say } from "./dom.js";
 import { evidenceFor, pickEvidence } from "./evidence.js";
 import { Picture } from "./picture.js";
-import { shown } from "./state.js";
+import { changed, shown } from "./state.js";
 import { TreeView } from "./tree.js";
 
 const SPEAK_MS = 3000; // decisions are read aloud at most this often
 
-/** The two large panels; onReview(record, decision): somebody has something to say. */
+/** The two large panels; onReview(record, decision): somebody has something to say.
+ *
+ *  Picture and decision change together: a decision is shown when its picture is, so that neither is taken for the
+ *  other frame's. Where frames come faster than pictures load, some are passed over. */
 export class LivePanel {
   #state;
   #onReview;
-  #picture = new Picture(part("stage"));
+  #picture;
   #tree = null;
   #drawn = ""; // what the panel shows: rebuilt only when that changes, so that focus stays
   #spoken = { seq: null, at: -Infinity };
@@ -21,24 +24,29 @@ export class LivePanel {
   constructor(state, onReview) {
     this.#state = state;
     this.#onReview = onReview;
+    this.#picture = new Picture(part("stage"), (record) => {
+      state.onStage = record;
+      changed(state);
+    });
   }
 
   /** Build what depends on the model. */
   begin() {
     const { levels, minConfidence } = this.#state.model;
     this.#tree = new TreeView(part("tree"), levels, (level, name) => pickEvidence(this.#state, level, name), minConfidence);
+    this.#picture.forget();
     this.#drawn = "";
   }
 
   /** Bring it up to date. */
   show() {
     const state = this.#state;
-    const record = shown(state);
     part("to-live").hidden = state.held === null;
+    const wanted = shown(state);
+    if (wanted && !part("live").hidden) this.#picture.show(wanted, evidenceFor(state, wanted));
+    const record = state.onStage;
     if (!record || !this.#tree) return;
-    const evidence = evidenceFor(state, record);
-    if (!part("live").hidden) this.#picture.show(record, evidence);
-    this.#tree.show(record, state.model.levels, evidence);
+    this.#tree.show(record, state.model.levels, evidenceFor(state, record));
     const key = `${record.seq}/${record.review?.seq ?? ""}`;
     if (this.#drawn !== key) this.#draw(record);
     this.#drawn = key;

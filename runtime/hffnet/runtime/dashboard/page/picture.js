@@ -18,8 +18,12 @@ export class Picture {
   #wanted = null;
   #isLoading = false;
 
-  constructor(stage) {
+  #onShown;
+
+  /** onShown(record): from now on this record's picture is what people see, or the word that there is none. */
+  constructor(stage, onShown = () => {}) {
     this.#stage = stage;
+    this.#onShown = onShown;
     stage.replaceChildren(this.#message, this.#bar);
     say(this.#message, "Waiting for the first frame");
     this.#bar.hidden = true;
@@ -30,6 +34,11 @@ export class Picture {
     this.#wanted = { record, evidence };
     if (this.#evidence && evidence) this.#evidence.style.opacity = evidence.opacity;
     if (!this.#isLoading) this.#load();
+  }
+
+  /** Another model or another records file: the same number is another frame now. */
+  forget() {
+    this.#on = { seq: null, evidence: null, width: 0 };
   }
 
   async #load() {
@@ -73,6 +82,7 @@ export class Picture {
     this.#drawBar(record, Boolean(frame));
     this.#stage.dataset.seq = record.seq;
     this.#stage.dataset.evidence = map ? evidence.class : "";
+    this.#onShown(record);
   }
 
   #width(record) {

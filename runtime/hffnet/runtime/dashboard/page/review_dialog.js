@@ -61,7 +61,7 @@ function reviewForm(state, record, decision, onCancel) {
   return {
     element, operator,
     document: () => ({
-      decision, operator: operator.value.trim(), reason: reason.value.trim() || null, path: classes ? classes.path() : null,
+      decision, operator: operator.value.trim(), reason: reason.value.trim() || null, path: classes ? classes.path() : record.answer,
     }),
     busy: (isBusy) => { submit.disabled = isBusy; },
     complain: (sentence) => say(message, sentence),

@@ -11,6 +11,7 @@ export function createState(evidence) {
     records: new Map(), // seq → record, oldest first
     newest: null,
     held: null, // the record looked at instead of the newest one
+    onStage: null, // the record whose picture and decision people see
     filter: { class: "", gate: "", reviewed: "" },
     evidence: { level: null, class: null, ...evidence }, // null: the answer's
     frameSeenAt: null, // performance.now() of the moment the newest frame was put on record
@@ -22,7 +23,7 @@ export function createState(evidence) {
 
 /** Forget what belonged to another model or another records file. */
 export function beginAnew(state, model) {
-  Object.assign(state, { model, newest: null, held: null, frameSeenAt: null });
+  Object.assign(state, { model, newest: null, held: null, onStage: null, frameSeenAt: null });
   Object.assign(state.evidence, { level: null, class: null });
   Object.assign(state.filter, { class: "", gate: "", reviewed: "" });
   state.records.clear();
@@ -43,7 +44,7 @@ export function addRecord(state, record) {
 
 /** Put a person's word beside the record it is about. */
 export function addReview(state, review) {
-  for (const record of [state.records.get(review.about), state.held]) {
+  for (const record of [state.records.get(review.about), state.held, state.onStage]) {
     if (record?.seq === review.about) record.review = review;
   }
 }
