@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 LAB_SCREEN = {"width": 1366, "height": 768}
 
 
+def chromium_path() -> str | None:
+    """The browser to drive, as the system or ``HFFNET_CHROMIUM`` has it."""
+    return os.environ.get("HFFNET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
@@ -31,7 +36,7 @@ def browser() -> "Iterator[Browser]":
     """Debian's chromium; Playwright's own browsers are a download that laboratories and CI do without."""
     pytest.importorskip("playwright", reason="no playwright: pip install 'hffnet[dev]'")
     pytest.importorskip("fastapi", reason="no fastapi: pip install 'hffnet[dashboard]'")
-    chromium = os.environ.get("HFFNET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = chromium_path()
     if chromium is None:
         pytest.skip("no chromium: apt-get install chromium, or set HFFNET_CHROMIUM")
     from playwright.sync_api import sync_playwright

@@ -15,7 +15,7 @@ pytest.importorskip("playwright", reason="no playwright: pip install 'hffnet[dev
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 _HOSTILE = '=HYPERLINK("x")<img src=x onerror="document.title=1">&amp;.tif'
 
@@ -137,6 +137,22 @@ def test_no_new_frame_for_a_while_turns_the_page_grey(page: "Page", view: Runnin
     page.evaluate("localStorage.removeItem('hffnet.stale')")
     view.feed("next.tif", speckled(SURE, seed=6))
     expect(page.locator("body")).not_to_have_class(re.compile("stale"))
+
+
+def test_a_frame_that_comes_while_the_page_opens_is_kept(page: "Page", view: RunningView) -> None:
+    seen(page, view.feed("before.tif", speckled(SURE, seed=12)))
+    with page.expect_request("**/v1/records?*") as asked:
+        held = list["Route"]()
+        page.route("**/v1/records?*", held.append)
+        page.reload()
+    assert asked.value
+    answer = held[0].fetch()
+    view.feed("between.tif", speckled(SURE, seed=13))
+    thumbs = page.locator("#strip .thumb")
+    expect(thumbs.and_(page.locator("[title*='between.tif']"))).to_have_count(1)
+    held[0].fulfill(response=answer)
+    expect(thumbs.and_(page.locator("[title*='before.tif']"))).to_have_count(1)
+    expect(thumbs.and_(page.locator("[title*='between.tif']"))).to_have_count(1)
 
 
 def test_strangers_words_are_text(page: "Page", view: RunningView) -> None:

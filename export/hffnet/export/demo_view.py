@@ -72,7 +72,7 @@ def _feed(unseen: Path, folder: Path, seed: int, pace_s: float, done: Event) -> 
                 return
             prepared = workshop.with_suffix(".tif")
             if number % _STOPPED_EVERY == 0:
-                _write_stopped(file, prepared)
+                write_stopped(file, prepared)
             else:
                 shutil.copyfile(file, prepared)
             fed.append(prepared.rename(folder / f"{number:05d}.{file.parent.name}.tif"))
@@ -95,8 +95,8 @@ def _frames(unseen: Path, workshop: Path, seed: int) -> Iterator[Path]:
         yield from sorted(workshop.rglob("*.tif"), key=lambda path: (path.name, path.parent.name))
 
 
-def _write_stopped(file: Path, out: Path) -> None:
-    """The frame as it looks when the operator stops the scan: nothing below the last line."""
+def write_stopped(file: Path, out: Path) -> None:
+    """Write a frame as it looks when the operator stops the scan: nothing below the last line."""
     import tifffile
 
     pixels = tifffile.imread(file)

@@ -43,8 +43,9 @@ async function sync() {
   isSyncing = true;
   try {
     const model = modelFrom(await ask("/v1/model"));
-    const [service, page] = await Promise.all([ask("/v1/state"), ask(`/v1/records?limit=${MOST_RECORDS}`)]);
+    // Before records are asked for: what the events bring from here on is kept.
     if (state.model?.key !== model.key) begin(model);
+    const [service, page] = await Promise.all([ask("/v1/state"), ask(`/v1/records?limit=${MOST_RECORDS}`)]);
     for (const json of page.records.toReversed()) takeRecord(json);
     takeService(service);
     isSynced = true;

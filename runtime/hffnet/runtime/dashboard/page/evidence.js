@@ -60,10 +60,8 @@ export function evidenceTools(container, state) {
     type: "range", min: 0.1, max: 1, step: STEP, "aria-label": "Opacity of the evidence",
     oninput: () => setEvidence(state, { opacity: Number(opacity.value) }),
   });
-  const ramp = el("span", { class: "ramp", title: "Colour of the evidence, from little to much" },
-    el("span", {}, "little"), el("i", { "aria-hidden": "true" }), el("span", {}, "much"));
   container.replaceChildren(toggle, el("label", { class: "inline" }, el("span", {}, "for"), choice),
-    el("label", { class: "inline opacity" }, el("span", {}, "opacity"), opacity), ramp);
+    el("label", { class: "inline opacity" }, el("span", {}, "opacity"), opacity));
 
   let filled = null;
   return () => {

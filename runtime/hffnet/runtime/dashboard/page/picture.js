@@ -12,6 +12,7 @@ export class Picture {
   #stage;
   #message = el("p", { class: "stage-message" });
   #bar = el("div", { class: "scale-bar" });
+  #ramp = el("p", { class: "ramp" }, "little", el("i", { "aria-hidden": "true" }), "much evidence");
   #frame = null;
   #evidence = null;
   #on = { seq: null, evidence: null, width: 0 };
@@ -24,9 +25,10 @@ export class Picture {
   constructor(stage, onShown = () => {}) {
     this.#stage = stage;
     this.#onShown = onShown;
-    stage.replaceChildren(this.#message, this.#bar);
+    stage.replaceChildren(this.#message, this.#ramp, this.#bar);
     say(this.#message, "Waiting for the first frame");
     this.#bar.hidden = true;
+    this.#ramp.hidden = true;
   }
 
   /** Show a record; evidence is { level, class, opacity } or null. Calls while a picture loads: the last one counts. */
@@ -79,6 +81,7 @@ export class Picture {
       map.style.opacity = evidence.opacity;
       frame.after(map);
     }
+    this.#ramp.hidden = !frame || !map;
     this.#drawBar(record, Boolean(frame));
     this.#stage.dataset.seq = record.seq;
     this.#stage.dataset.evidence = map ? evidence.class : "";
