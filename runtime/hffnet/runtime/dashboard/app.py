@@ -218,7 +218,9 @@ def result_of(view: View, seq: int) -> Record:
 
 
 def _add_frames(app: FastAPI, view: View) -> None:
-    png = {200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}}
+    png: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+    }
 
     @app.get("/v1/frames/{seq}.png", tags=["frames"], response_class=Response, responses=png)
     def frame(seq: Seq, width: Width = None) -> Response:

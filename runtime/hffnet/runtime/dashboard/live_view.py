@@ -250,7 +250,9 @@ class LiveView:
                     for message in messages:
                         _send_in_time(link, message)
             except OSError as error:
-                _log.warning("the live view does not listen any more (%s)", error)
+                if self._is_over:
+                    return
+                _log.warning("the live view does not listen any more (%s); it is started anew", error)
             else:
                 return
             with self._changed:

@@ -1,5 +1,7 @@
 """Pictures for eyes: an 8-bit preview of what was analysed, and evidence as a transparent layer to lay over it."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,14 @@ def reduced(picture: GreyPixels, most_side: int = MOST_SIDE) -> GreyPixels:
     if shrink >= 1:
         return picture.copy()
     size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
-    smaller: GreyPixels = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return smaller
+    return resized(picture, size)
+
+
+def resized(picture: GreyPixels, size: tuple[int, int]) -> GreyPixels:
+    """The picture at (width, height), smaller than it is, in its own depth."""
+    smaller: Any = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    kept: GreyPixels = smaller
+    return kept
 
 
 def preview_png(picture: GreyPixels, width: int | None = None) -> bytes:
@@ -35,7 +43,7 @@ def preview_png(picture: GreyPixels, width: int | None = None) -> bytes:
     height_now, width_now = picture.shape
     if width is not None and width < width_now:
         size = (width, max(round(height_now * width / width_now), 1))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = resized(picture, size)
     return _png(grey_for_eyes(picture))
 
 

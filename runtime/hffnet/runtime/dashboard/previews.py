@@ -17,7 +17,7 @@ from hffnet.runtime.dashboard.pictures import evidence_png, preview_png, reduced
 from hffnet.runtime.dashboard.wire import Message, WireError
 from hffnet.runtime.errors import FrameError, HffnetError
 from hffnet.runtime.frame import GreyPixels
-from hffnet.runtime.record import Record
+from hffnet.runtime.record import Json, Record
 from hffnet.runtime.taxonomy import Taxonomy
 
 _MOST_BYTES = 96 * 2**20
@@ -52,7 +52,7 @@ def preview_message(seq: int, picture: GreyPixels, evidence: npt.NDArray[np.floa
     """A preview on its way to the view's process."""
     small = np.ascontiguousarray(reduced(picture))
     maps = np.ascontiguousarray(evidence, np.float32) if evidence is not None else None
-    fields = {"seq": seq, "shape": list(small.shape), "dtype": small.dtype.name}
+    fields: dict[str, Json] = {"seq": seq, "shape": list(small.shape), "dtype": small.dtype.name}
     payload = small.tobytes() + (maps.tobytes() if maps is not None else b"")
     return Message("preview", {**fields, "evidence": list(maps.shape) if maps is not None else None}, payload)
 

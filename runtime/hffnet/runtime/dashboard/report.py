@@ -6,7 +6,7 @@ their code (``\u4e2d``) rather than left out or shown as boxes.
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Flowable, Image, KeepTogether, PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table
 
+from hffnet.runtime.annotate import bar_length_um
 from hffnet.runtime.record import Json, Record
 
 _FONT, _BOLD = "Vera", "VeraBd"
@@ -114,6 +115,7 @@ def _frame_story(entry: Entry, styles: dict[str, ParagraphStyle]) -> list[Flowab
     story: list[Flowable] = [
         Paragraph(f"Frame report: {_safe(record.name)}", styles["title"]),
         Paragraph(_decision_line(record), styles["decision"]),
+        Paragraph(f"record {record.seq}, {_safe(record.created_utc[:19])} UTC", styles["text"]),
     ]
     if record.reason:
         story.append(Paragraph(_safe(record.reason), styles["text"]))
@@ -143,14 +145,47 @@ def _gate_text(gate: Any) -> str:  # noqa: ANN401 - a mapping of a record
 def _pictures(entry: Entry, styles: dict[str, ParagraphStyle]) -> list[Flowable]:
     if not entry.pictures:
         return [Paragraph(f"No picture: {_safe(entry.no_picture or 'none is at hand')}", styles["text"])]
-    cells = list[Flowable]()
+    cells = list[list[Flowable]]()
+    width_um = _width_um(record := entry.record)
     for data, (width, height) in entry.pictures:
-        shrink = min((_WIDTH / 2 - 2 * mm) / width, _PICTURE_HEIGHT / height)
-        cells.append(Image(io.BytesIO(data), width * shrink, height * shrink))
+        shrink = min((_WIDTH / 2 - 4 * mm) / width, _PICTURE_HEIGHT / height)
+        scale: Flowable = Paragraph("scale not known", styles["small"])
+        if width_um is not None:
+            scale = ScaleBar(width * shrink, width_um)
+        cells.append([Image(io.BytesIO(data), width * shrink, height * shrink, hAlign="LEFT"), scale])
     table = Table([cells], colWidths=[_WIDTH / 2] * len(cells), hAlign="LEFT")
     table.setStyle([("LEFTPADDING", (0, 0), (-1, -1), 0), ("VALIGN", (0, 0), (-1, -1), "TOP")])
-    note = "Left: the frame as analysed, reduced to 8 bits for print. Right: evidence for the answer laid over it."
+    told = _mapping((record.details or {}).get("evidence")).get("class")
+    right = f" Right: evidence for {_safe(told)} laid over it." if told else ""
+    note = f"Left: the frame as analysed, reduced to 8 bits for print; the decision was made on the original.{right}"
     return [Spacer(1, 2 * mm), table, Paragraph(note, styles["small"])]
+
+
+def _width_um(record: Record) -> float | None:
+    size, width = (record.acquisition or {}).get("pixel_size_um"), (record.crop or {}).get("width")
+    return float(str(size)) * float(str(width)) if size and width else None
+
+
+class ScaleBar(Flowable):  # type: ignore[misc]
+    """A bar of a round length under a picture.
+
+    Args:
+        width: of the picture on paper.
+        width_um: what it shows, micrometres.
+    """
+
+    def __init__(self, width: float, width_um: float) -> None:
+        super().__init__()
+        self.width, self.height = width, 4 * mm
+        self._length_um = bar_length_um(1, width_um)
+        self._length = width * self._length_um / width_um
+
+    def draw(self) -> None:
+        """On the page, by reportlab."""
+        label = f"{self._length_um:g} µm" if self._length_um >= 1 else f"{self._length_um * 1000:g} nm"
+        self.canv.setFont(_FONT, 7)
+        self.canv.rect(0, 1.2 * mm, self._length, 0.8 * mm, stroke=0, fill=1)
+        self.canv.drawString(self._length + 1.5 * mm, 0.8 * mm, label)
 
 
 def _probabilities(record: Record, styles: dict[str, ParagraphStyle]) -> list[Flowable]:
@@ -197,6 +232,10 @@ def _identities(record: Record, styles: dict[str, ParagraphStyle]) -> list[Flowa
 
 def _flat(value: object) -> str:
     return ", ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, dict) else str(value or "")
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _pairs(heading: str, rows: Sequence[tuple[str, object]], styles: dict[str, ParagraphStyle]) -> list[Flowable]:

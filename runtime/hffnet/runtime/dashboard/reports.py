@@ -8,8 +8,9 @@ import numpy as np
 from fastapi import FastAPI, Path, Query
 from fastapi.responses import Response
 
-from hffnet.runtime.annotate import overlay, with_legend
+from hffnet.runtime.annotate import overlay
 from hffnet.runtime.dashboard.access import Refusal
+from hffnet.runtime.dashboard.pictures import resized
 from hffnet.runtime.dashboard.previews import GoneError
 from hffnet.runtime.dashboard.session import Opened
 from hffnet.runtime.dashboard.view import BusyError, View
@@ -97,20 +98,15 @@ def _entry(opened: Opened, record: Record, overrides: list[Record], *, with_fram
 
 
 def _pictures(record: Record, picture: GreyPixels) -> list[tuple[bytes, tuple[int, int]]]:
-    """The frame with its scale bar, and where there is evidence the same with the evidence over it."""
+    """The frame, and where there is evidence the same with the evidence over it."""
     height, width = picture.shape
     if width > _PICTURE_WIDTH:
         size = (_PICTURE_WIDTH, max(round(height * _PICTURE_WIDTH / width), 1))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    pixel_size = (record.acquisition or {}).get("pixel_size_um")
-    whole_width = int(str((record.crop or {}).get("width", width)))
-    scale_um = float(str(pixel_size)) * whole_width / picture.shape[1] if pixel_size else None
-    nothing = np.zeros((1, 1), np.float32)
-    shown = [_jpeg(with_legend(overlay(picture, nothing), [], scale_um))]
+        picture = resized(picture, size)
+    shown = [_jpeg(overlay(picture, np.zeros((1, 1), np.float32)))]
     evidence = (record.details or {}).get("evidence")
     if isinstance(evidence, dict):
-        drawn = overlay(picture, np.array(evidence["map"], np.float32))
-        shown.append(_jpeg(with_legend(drawn, [f"evidence for {evidence['class']}"], scale_um)))
+        shown.append(_jpeg(overlay(picture, np.array(evidence["map"], np.float32))))
     return shown
 
 

@@ -103,7 +103,8 @@ class View:
         if len(self._asked) >= _MOST_WAITING:
             raise BusyError(f"{_MOST_WAITING} frames wait to be classified already; ask again when one is answered")
         number = next(self._ids)
-        future = self._asked[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
         try:
             async with asyncio.timeout(_ANSWER_S):
                 self._writer.write(head_of(Message("classify", {"id": number, "name": name}, data)))
