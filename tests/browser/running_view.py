@@ -28,13 +28,15 @@ class RunningView:
     Args:
         bundle: what classifies.
         folder: where frames, records and token go.
-        port: 0 takes a free one, which a later start takes again.
+        source: None watches the folder of frames, looking often.
     """
 
-    def __init__(self, bundle: Path, folder: Path, port: int = 0) -> None:
-        self.frames, self.records = folder / "in", folder / "records.sqlite"
+    def __init__(self, bundle: Path, folder: Path, source: str | None = None) -> None:
+        self.frames, self.records = folder / "frames", folder / "records.sqlite"
         self.frames.mkdir(exist_ok=True)
-        self._bundle, self._token_file, self._port = bundle, folder / "token", port
+        self._bundle, self._token_file = bundle, folder / "token"
+        self._source = source or f"dir:{self.frames}?poll_s=0.02&settle_s=0.001"
+        self._port = 0  # a free one, which a later start takes again
         self._token_file.touch(mode=0o600)
         self._token_file.write_text("not-a-secret-in-a-test\n", encoding="ascii")
         self._process: subprocess.Popen[str] | None = None
@@ -46,7 +48,7 @@ class RunningView:
         return f"{self.url}login?token={self._token_file.read_text(encoding='ascii').strip()}"
 
     def start(self) -> None:
-        words = [str(self._bundle), f"dir:{self.frames}?poll_s=0.02&settle_s=0.001", "--records", str(self.records)]
+        words = [str(self._bundle), self._source, "--records", str(self.records)]
         words += ["--engine", "onnxruntime", "--threads", "1", "--view", "--port", str(self._port)]
         words += ["--token-file", str(self._token_file)]
         self._process = subprocess.Popen(

@@ -139,13 +139,36 @@ def test_no_new_frame_for_a_while_turns_the_page_grey(page: "Page", view: Runnin
     expect(page.locator("body")).not_to_have_class(re.compile("stale"))
 
 
+def test_a_decision_waits_for_its_picture(page: "Page", view: RunningView) -> None:
+    held, pictures = list["Route"](), re.compile(r"/v1/frames/\d+\.png\?width=128")
+
+    def hold(route: "Route") -> None:
+        held.append(route)
+
+    seen(page, view.feed("first.tif", speckled(SURE, seed=14)))
+    page.route(pictures, hold)
+    view.feed("second.tif", speckled(UNSURE, seed=15))
+    expect(page.locator("#strip [title*='second.tif']")).to_have_count(1)
+    expect(page.locator("#picture-title")).to_contain_text("first.tif")
+    expect(page.locator("#verdict .title")).to_have_text("dimples")
+    page.unroute(pictures)
+    for route in held:
+        route.continue_()
+    seen(page, "second.tif")
+    expect(page.locator("#verdict .title")).to_have_text("Unsure")
+
+
 def test_a_frame_that_comes_while_the_page_opens_is_kept(page: "Page", view: RunningView) -> None:
+    held = list["Route"]()
+
+    def hold(route: "Route") -> None:
+        held.append(route)
+
     seen(page, view.feed("before.tif", speckled(SURE, seed=12)))
-    with page.expect_request("**/v1/records?*") as asked:
-        held = list["Route"]()
-        page.route("**/v1/records?*", held.append)
+    page.route("**/v1/records?*", hold)
+    with page.expect_request("**/v1/records?*"):
         page.reload()
-    assert asked.value
+    expect(page.locator("#model-name")).to_have_text("tiny")
     answer = held[0].fetch()
     view.feed("between.tif", speckled(SURE, seed=13))
     thumbs = page.locator("#strip .thumb")
@@ -202,7 +225,12 @@ def test_everything_on_record_by_keyboard(page: "Page", view: RunningView) -> No
     assert seen(page, "newer.tif") == newer
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement !== document.body && getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert (
+        page.evaluate(
+            "document.activeElement !== document.body && getComputedStyle(document.activeElement).outlineStyle"
+        )
+        == "solid"
+    )
 
 
 def test_the_theme_follows_the_system_until_a_person_chooses(page: "Page") -> None:
