@@ -4,6 +4,7 @@ DEMO is a folder that ``hffnet demo`` wrote. Its bundle runs live on its unseen 
 with the keys that a person has.
 """
 
+import re
 import shutil
 import sys
 import tempfile
@@ -11,16 +12,16 @@ from pathlib import Path
 from threading import Event, Thread
 
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from hffnet.export.demo_view import write_stopped
 from tests.browser.conftest import chromium_path
-from tests.browser.running_view import RunningView
+from tests.browser.running_view import ROOT, RunningView
 
 _MOST_BYTES = 250_000
 _MOST_WIDE = 1366
 _PACE_S = 1.0
-_NUM_COLOURS = 128
+_NUM_COLOURS = 112
 _FIRST_AFTER = 40
 _STOPPED = 33
 _IN_SIGHT = 9
@@ -35,25 +36,32 @@ def main(demo: Path, out: Path) -> None:
             done = Event()
             feeder = Thread(target=_feed, args=(view, demo / "unseen", done))
             feeder.start()
-            for name, (width, height, scheme) in _SIZES.items():
-                page = browser.new_page(
-                    viewport={"width": width, "height": height},
-                    color_scheme="dark" if scheme == "dark" else "light",
-                    reduced_motion="reduce",
-                )
-                page.goto(view.login_url)
-                expect(page.locator("#strip .thumb").nth(_FIRST_AFTER)).to_be_attached(timeout=120_000)
-                _decide(page) if name == "lab" else None
-                _show_evidence(page)
-                _take(page, out / f"live-view-{name}.png")
-                if name == "lab":
-                    _take_states(page, out)
-                page.close()
-            done.set()
-            feeder.join()
+            try:
+                _take_all(browser, view, out)
+            finally:
+                done.set()
+                feeder.join()
         browser.close()
     for path in sorted(out.glob("live-view-*.png")):
         _shrink(path)
+
+
+def _take_all(browser: Browser, view: RunningView, out: Path) -> None:
+    for name, (width, height, scheme) in _SIZES.items():
+        page = browser.new_page(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if scheme == "dark" else "light",
+            reduced_motion="reduce",
+        )
+        page.goto(view.login_url)
+        expect(page.locator("#strip .thumb").nth(_FIRST_AFTER)).to_be_attached(timeout=120_000)
+        if name == "lab":
+            _decide(page)
+        _show_evidence(page)
+        _take(page, out / f"live-view-{name}.png")
+        if name == "lab":
+            _take_states(page, out)
+        page.close()
 
 
 def _feed(view: RunningView, unseen: Path, done: Event) -> None:
@@ -99,7 +107,8 @@ def _take_states(page: Page, out: Path) -> None:
     expect(page.locator("#verdict")).to_contain_text("Not classified")
     _take(page, out / "live-view-refused.png")
     page.get_by_label("Gate").select_option("")
-    page.keyboard.press("Home")
+    page.locator("#to-live").click()
+    expect(page.locator("#verdict .kicker")).to_contain_text("Classified")
     page.keyboard.press("o")
     expect(page.locator("#review-dialog")).to_be_visible()
     _take(page, out / "live-view-override.png")
@@ -120,15 +129,19 @@ def _shrink(path: Path) -> None:
     with Image.open(path) as taken:
         picture = taken.convert("RGB")
     picture.thumbnail((_MOST_WIDE, picture.height))
-    # The frame has most of the pixels; the few colours of the chart are given a say in the palette.
-    said = picture.crop((round(picture.width * 0.55), 0, picture.width, picture.height)).resize(picture.size)
-    both = Image.new("RGB", (picture.width, 2 * picture.height))
-    both.paste(picture, (0, 0))
-    both.paste(said, (0, picture.height))
-    palette = both.quantize(_NUM_COLOURS, kmeans=2)
+    # The frame has most of the pixels and would take all of the palette; the page's own colours are given a place.
+    theirs = picture.quantize(_NUM_COLOURS).getpalette() or []
+    own = [int(colour[i : i + 2], 16) for colour in _own_colours() for i in (0, 2, 4)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*theirs[: 3 * _NUM_COLOURS], *own])
     picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path}: {size / 1000:.0f} kB" + (", too large" if size > _MOST_BYTES else ""))
+
+
+def _own_colours() -> list[str]:
+    css = (ROOT / "runtime/hffnet/runtime/dashboard/page/colours.css").read_text(encoding="utf-8")
+    return sorted(set(re.findall(r"#([0-9a-f]{6})", css)))
 
 
 if __name__ == "__main__":

@@ -151,9 +151,9 @@ def test_a_decision_waits_for_its_picture(page: "Page", view: RunningView) -> No
     expect(page.locator("#strip [title*='second.tif']")).to_have_count(1)
     expect(page.locator("#picture-title")).to_contain_text("first.tif")
     expect(page.locator("#verdict .title")).to_have_text("dimples")
-    page.unroute(pictures)
     for route in held:
         route.continue_()
+    page.unroute(pictures)
     seen(page, "second.tif")
     expect(page.locator("#verdict .title")).to_have_text("Unsure")
 

@@ -14,7 +14,11 @@ export function bindKeys(state, bindings) {
   fillHelp(state, bindings);
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    if (document.querySelector("dialog[open]") || event.target.closest?.(TYPING)) return;
+    if (document.querySelector("dialog[open]")) return;
+    if (event.target.closest?.(TYPING)) {
+      if (event.key === "Escape") event.target.blur(); // back to the keys
+      return;
+    }
     if (event.key === " " && event.target.closest?.("button, a, summary")) return;
     const binding = bindings.find(({ keys }) => keys.includes(event.key) || keys.includes(event.key.toLowerCase()));
     if (!binding) return;
