@@ -174,12 +174,12 @@ def test_a_search_stops_after_so_many_rows_and_says_where_to_go_on(
 
 
 def test_shares_add_up(stand: Stand) -> None:
-    stand.show("shared.tif", 12)
+    seq = stand.show("shared.tif", 12).seq
+    events(stand.client, until=lambda e: e.seq == seq, params={"after": seq - 1})
     document = stand.client.get("/v1/shares", params={"bins": 6, "minutes": 60}).raise_for_status().json()
     assert len(document["bins"]) == 6
     newest = document["bins"][-1]
-    counted = stand.client.get("/v1/state").json()["counts"]
-    assert sum(one["num"] for one in document["bins"]) <= sum(counted.values()) + 1
+    assert sum(one["num"] for one in document["bins"]) == len(stand.committed)
     total = sum(newest["shares"]["level1"].values()) + newest["unsure"] + newest["not_classified"]
     assert total == pytest.approx(1, abs=1e-4)
 
