@@ -141,7 +141,7 @@ def _shrink(path: Path) -> None:
 
 def _own_colours() -> list[str]:
     css = (ROOT / "runtime/hffnet/runtime/dashboard/page/colours.css").read_text(encoding="utf-8")
-    return sorted(set(re.findall(r"#([0-9a-f]{6})", css)))
+    return sorted(set(re.findall(r"--(?:t\d|accent|said|partly): #([0-9a-f]{6})", css.split("@media")[0])))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ export function evidenceTools(container, state) {
     container.classList.toggle("off", !on);
     choice.value = level === null ? "" : JSON.stringify([level, name]);
     opacity.value = state.evidence.opacity;
-    const record = shown(state);
-    const now = evidenceFor(state, record);
+    const now = evidenceFor(state, state.onStage);
     if (choice.options.length) say(choice.options[0], now && level === null ? `the answer: ${words(now.class)}` : "the answer");
   };
 }

@@ -24,7 +24,7 @@ export class LivePanel {
   constructor(state, onReview) {
     this.#state = state;
     this.#onReview = onReview;
-    this.#picture = new Picture(part("stage"), (record) => {
+    this.#picture = new Picture(part("stage"), "Waiting for the first frame", (record) => {
       state.onStage = record;
       changed(state);
     });

@@ -21,12 +21,13 @@ export class Picture {
 
   #onShown;
 
-  /** onShown(record): from now on this record's picture is what people see, or the word that there is none. */
-  constructor(stage, onShown = () => {}) {
+  /** waiting: what is said until the first picture is there. onShown(record): from now on people see this record's
+   *  picture, or the word that there is none. */
+  constructor(stage, waiting, onShown = () => {}) {
     this.#stage = stage;
     this.#onShown = onShown;
     stage.replaceChildren(this.#message, this.#ramp, this.#bar);
-    say(this.#message, "Waiting for the first frame");
+    say(this.#message, waiting);
     this.#bar.hidden = true;
     this.#ramp.hidden = true;
   }

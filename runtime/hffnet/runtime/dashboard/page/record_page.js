@@ -72,7 +72,7 @@ export class RecordPage {
       el("section", { class: "panel decision" }, el("div", { class: `verdict ${state}` }, ...parts),
         el("div", { class: "notes" }, ...flagParts(record)), tree, el("div", { id: "record-review", class: "review" })),
       el("div", { class: "sheets" }, ...this.#sheets(whole)));
-    this.#picture = new Picture(stage);
+    this.#picture = new Picture(stage, "The picture is loading");
     this.#tree = new TreeView(tree, model.levels, (level, name) => pickEvidence(this.#state, level, name), model.minConfidence);
     if (whole.record.details?.area) this.#fillTiles(record.seq);
   }
@@ -82,6 +82,7 @@ export class RecordPage {
     return [
       sheet("People's decisions", peopleParts(reviews)),
       sheet("Probabilities", probabilityTable(record, this.#state.model.levels)),
+      el("section", { class: "panel sheet", id: "tiles", hidden: true }),
       sheet("Gates", gateTable(json.gates)),
       sheet("Timings", factTable(record.timings.map(([name, ms]) => [words(name), `${milliseconds(ms)} ms`]))),
       sheet("Input", factTable(factsOf(pick(json, ["name", "input_path", "input_size", "input_mtime_ns", "input_sha256"])))),
@@ -89,7 +90,6 @@ export class RecordPage {
       sheet("Model and engine", factTable(factsOf({ ...json.engine, ...pick(json, ["bundle_sha256", "settings_sha256"]) }))),
       sheet("Chain", factTable(factsOf(pick(json, ["seq", "created_utc", "hffnet_version", "row_version", "prev_hash", "hash"])))),
       json.details && sheet("Details", factTable(factsOf(json.details))),
-      el("section", { class: "panel sheet", id: "tiles", hidden: true }),
     ].filter(Boolean);
   }
 

@@ -52,7 +52,7 @@ export class Strip {
   /** Bring the strip up to date. */
   show() {
     const records = this.records();
-    const current = shown(this.#state)?.seq;
+    const current = (this.#state.onStage ?? shown(this.#state))?.seq;
     nameReport(records);
     const wanted = new Set(records.map((record) => record.seq));
     for (const [seq, thumb] of this.#thumbs) {
