@@ -26,7 +26,7 @@ from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.run_command import run
 from hffnet.runtime.run_settings import settings_from_toml
 from hffnet.runtime.stage_times import StageTimes
-from tests.runtime.dashboard.stand import PATIENCE_S, Stand, pixels
+from tests.runtime.dashboard.stand import PATIENCE_S, Stand, events, pixels
 from tests.runtime.drafts import draft
 
 APP = typer.Typer()
@@ -171,6 +171,18 @@ def test_a_view_that_is_gone_or_deaf_stops_nothing(bundle_path: Path, tmp_path: 
         assert [record.status for record in records] == ["classified"] * 12
         stand.end()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_view_that_nobody_asks_is_left_alone(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hffnet.runtime.dashboard.live_view._SEND_S", 0.05)
+    with Stand(tmp_path, bundle_path) as stand:
+        pid = stand.view.pid
+        for number in range(3):
+            stand.show(f"{number}.tif", number)
+            events(stand.client, until=lambda e: e.name == "state")
+        assert stand.view.pid == pid
 
 
 def test_what_a_deaf_view_leaves_is_bounded(bundle_path: Path) -> None:

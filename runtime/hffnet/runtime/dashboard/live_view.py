@@ -7,6 +7,7 @@ then left alone. Whatever happens here, classification goes on.
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections import OrderedDict, deque
@@ -231,6 +232,8 @@ class LiveView:
             raise ConfigError(f"the live view cannot start: {sentence}")
         self._port = answer.int_of("port")
         ours.settimeout(None)
+        # Of sending alone: Python's own timeout would end the thread that waits for questions, too.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SEND_S), int(_SEND_S % 1 * 1e6)))
         self._link = ours
         self._restarts.started(monotonic())
         Thread(target=self._answer, args=(ours,), name="view answers", daemon=True).start()
@@ -248,7 +251,7 @@ class LiveView:
             try:
                 while (messages := self._next_messages()) is not None:
                     for message in messages:
-                        _send_in_time(link, message)
+                        send(link, message)
             except OSError as error:
                 if self._is_over:
                     return
@@ -350,11 +353,6 @@ class LiveView:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _send_in_time(link: socket.socket, message: Message) -> None:
-    link.settimeout(_SEND_S)
-    send(link, message)
 
 
 def _preview(seq: int, seen: _Seen) -> Message:
