@@ -35,3 +35,7 @@ def test_after_a_restart_every_record_is_on_the_strip_once(
         expect(page.locator("#picture-title")).to_contain_text("after.tif")
         shown = page.locator("#strip .thumb").evaluate_all("thumbs => thumbs.map(thumb => Number(thumb.dataset.seq))")
         assert sorted(shown) == view.result_seqs()
+        context.clear_cookies()  # as after a restart with another token
+        view.stop()
+        view.start()
+        expect(page.locator("#banner")).to_contain_text("Signed out", timeout=30_000)

@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { el, part, svg } from "./dom.js";
 import { save, saved } from "./saved.js";
 import { binsFrom } from "./record.js";
+import { isWordy } from "./tree.js";
 import { clock, words } from "./words.js";
 
 const SPANS_MIN = [["5", "5 min"], ["15", "15 min"], ["60", "1 hour"], ["480", "8 hours"]];
@@ -58,6 +59,7 @@ export class Shares {
     const legend = el("ul", { class: "legend" }, ...order.filter(({ name }) => totals.get(name)).map((each) =>
       el("li", {}, swatch(each.tone), el("span", { class: "legend-name" }, each.words),
         el("span", { class: "legend-share" }, `${Math.round((100 * totals.get(each.name)) / sum)} %`))));
+    part("shares").classList.toggle("wordy", isWordy(levels));
     part("shares").replaceChildren(chart, axis, sum ? legend : el("p", { class: "faint" }, "No frames in this span"));
   }
 }

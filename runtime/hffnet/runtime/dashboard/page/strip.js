@@ -91,7 +91,7 @@ export class Strip {
     picture.addEventListener("error", () => picture.replaceWith(el("span", { class: "no-picture" })), { once: true });
     const button = el("button", {
       type: "button", class: `thumb ${state}`, "data-seq": record.seq, onclick: () => this.#onPick(record),
-      title: `${record.seq} · ${record.name} · ${clock(record.time)}`,
+      title: `${record.seq} · ${record.name} · ${clock(record.time)} · ${shortVerdict(record)}`,
     }, picture, el("span", { class: "thumb-words" },
       el("span", { class: "mark", "aria-hidden": "true" }, MARKS[state]), " ", shortVerdict(record)),
     reviewed && el("span", { class: "thumb-review", title: reviewed },

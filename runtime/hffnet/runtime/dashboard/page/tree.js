@@ -5,6 +5,12 @@ import { percent, words } from "./words.js";
 
 const SMALL = 14; // up to so many rows a tree is shown whole; in a larger one, branches off the path are folded
 const FOLDED_BELOW = 0.02;
+const LONG_NAME = 17; // letters that stand on one line beside the bars
+
+/** Whether class names need more room: the end of a name often is what tells two classes apart. */
+export function isWordy(levels) {
+  return levels.some((level) => level.classes.some((each) => each.name.length > LONG_NAME));
+}
 
 /** Build once for a model. onPick(level, name): somebody asks for a class's evidence. */
 export class TreeView {
@@ -14,7 +20,7 @@ export class TreeView {
   constructor(container, levels, onPick, minConfidence = null) {
     this.#isLarge = levels.reduce((sum, level) => sum + level.classes.length, 0) > SMALL;
     container.replaceChildren(this.#branch(levels, 0, null, onPick, minConfidence));
-    container.classList.toggle("large", this.#isLarge);
+    container.classList.toggle("wordy", isWordy(levels));
   }
 
   /** Put a record's probabilities in; picked is { level, class } whose evidence is on show, or null. */
