@@ -127,9 +127,20 @@ def _running(
 
 
 @contextmanager
-def _clients(view: LiveView, num: int, *options: str) -> Iterator[Callable[[], list[dict[int, float]]]]:
+def _clients(view: LiveView, num: int, *options: str, nice: int = 0) -> Iterator[Callable[[], list[dict[int, float]]]]:
     """Clients in their own process; the value ends them and gives their arrivals."""
-    command = [sys.executable, "-m", "tests.bench.view_clients", view.url, view.token, str(num), *options]
+    command = [
+        "nice",
+        "-n",
+        str(nice),
+        sys.executable,
+        "-m",
+        "tests.bench.view_clients",
+        view.url,
+        view.token,
+        str(num),
+        *options,
+    ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -198,7 +209,7 @@ def _measure_browser(folder: Path, classifier: Classifier, pictures: list[np.nda
         page = browser.new_page(viewport={"width": 1366, "height": 768})
         page.add_init_script(_NOTE_WHAT_IS_SHOWN)
         page.goto(view.login_url)
-        page.wait_for_selector("#stage")
+        page.wait_for_selector("#stage", state="attached")
         pushing = Thread(target=_push, args=(source, pictures, seconds))
         pushing.start()
         while pushing.is_alive():
@@ -229,7 +240,10 @@ document.addEventListener("DOMContentLoaded", () => {
 def _measure_throughput(
     folder: Path, classifier: Classifier, pictures: list[np.ndarray], rounds: int, num_frames: int
 ) -> None:
-    """Frames a second of a run that never waits: alone, with the view, and with 8 clients that fetch pictures."""
+    """Frames a second of a run that never waits: alone, with the view, and with 8 clients that fetch pictures.
+
+    Browsers are other machines as a rule; here they share the cores, at nice 10 as the view itself does.
+    """
     frames, rng = folder / "frames", np.random.default_rng(0)
     frames.mkdir()
     for n in range(num_frames):
@@ -260,7 +274,7 @@ def _one_run(records: Path, classifier: Classifier, frames: Path, name: str) -> 
     """Frames a second between the first and the last commit, and CPU seconds of this process."""
     source, committed = open_source(f"glob:{frames}/*.tif"), Committed()
     with RecordStore.open(records) as store, LiveView(_CHOICE, "b") if "view" in name else nullcontext() as view:
-        followed = _clients(view, _CLIENTS, "--frames") if view and "clients" in name else nullcontext()
+        followed = _clients(view, _CLIENTS, "--frames", nice=10) if view and "clients" in name else nullcontext()
         with followed:
             cpu_s = process_time()
             with _running(store, classifier, source, view, committed) as thread:

@@ -203,7 +203,7 @@ def bomb() -> bytes:
     data = bytearray(file.getvalue())
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as opened:
         for tag in (256, 257):
-            offset = opened.pages[0].tags[tag].valueoffset  # type: ignore[union-attr]
+            offset = opened.pages[0].tags[tag].valueoffset
             data[offset : offset + 2] = b"\xff\xff"
     return bytes(data)
 

@@ -192,6 +192,10 @@ def _check(settings: "RunSettings", *, as_json: bool) -> None:
         RecordStore.check(file)
     elif not file.parent.is_dir():
         raise ConfigError(f"the records' folder {file.parent} does not exist; create it")
+    if settings.view is not None:
+        from hffnet.runtime.dashboard.live_view import LiveView
+
+        LiveView(settings.view, settings.public().source)  # the token is fit, the extra is installed; nothing listens
     _remote_sinks(settings)  # secrets are there, extras are installed; nothing connects yet
     if as_json:
         document = settings.public().model_dump(mode="json")

@@ -119,6 +119,15 @@ def test_options_that_do_not_fit_are_refused(options: list[str], why: str) -> No
     assert why in str(result.exception)
 
 
+def test_check_looks_at_the_token_and_listens_nowhere(bundle_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("short")
+    (tmp_path / "token").chmod(0o600)
+    options = ["--check", "--view", "--token-file", str(tmp_path / "token"), "--records", str(tmp_path / "r.sqlite")]
+    result = CliRunner().invoke(APP, [str(bundle_path), str(tmp_path), *options, "--engine", "onnxruntime"])
+    assert isinstance(result.exception, ConfigError)
+    assert "at least 16" in str(result.exception)
+
+
 def test_a_port_in_use_and_a_broken_certificate_are_told(tmp_path: Path) -> None:
     with LiveView(ViewChoice(port=0), "x") as view:
         port = int(view.url.rpartition(":")[2].rstrip("/"))

@@ -78,7 +78,7 @@ def test_evidence_lies_where_the_maps_say(stand: Stand) -> None:
     for depth, level in enumerate(taxonomy.levels):
         maps = prediction.evidence[taxonomy.slices()[depth]]
         for name, grid in zip(level.classes, maps, strict=True):
-            params = {"class": name, "level": level.name, "width": 64}
+            params: dict[str, str | int] = {"class": name, "level": level.name, "width": 64}
             layer = decoded(stand.client.get(f"/v1/frames/{record.seq}/evidence.png", params=params).content)
             assert layer.shape == (48, 64, 4)
             corners = layer[[0, 0, -1, -1], [0, -1, 0, -1], 3] / 255

@@ -20,7 +20,7 @@ from hffnet.runtime.frame import GreyPixels
 from hffnet.runtime.record import Json, Record
 from hffnet.runtime.taxonomy import Taxonomy
 
-_MOST_BYTES = 96 * 2**20
+_MOST_BYTES = 64 * 2**20
 _MOST_ENCODED_BYTES = 32 * 2**20
 Make = Callable[[], bytes]
 _DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "float32": np.float32}

@@ -90,6 +90,11 @@ class Broadcast:
             self.last_seq = events[-1][0]
             self._changed.notify_all()
 
+    def pass_over(self, seq: int) -> None:
+        """Rows up to this one while nobody follows: who comes later gets them from the records file."""
+        self._ring.clear()
+        self.last_seq = max(self.last_seq, seq)
+
     async def tell_state(self, state: dict[str, Json]) -> None:
         """A new state takes the place of the one before, told or not."""
         async with self._changed:

@@ -153,7 +153,9 @@ class View:
             for record in rows:
                 self._count(record)
             # An override of a result that is new itself comes as its own event right after it.
-            if new := [row for row in rows if row.seq > self.broadcast.last_seq]:
+            if not self.broadcast.num_clients:
+                self.broadcast.pass_over(rows[-1].seq)
+            elif new := [row for row in rows if row.seq > self.broadcast.last_seq]:
                 await self.broadcast.add(encoded(new, {}))
             self.session.last_seq = rows[-1].seq
 
