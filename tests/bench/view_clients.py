@@ -10,7 +10,7 @@ import sys
 from time import monotonic
 from urllib.parse import urlsplit
 
-_WIDTH = 640
+_WIDTH, _PAUSE_S = 640, 0.1
 
 
 async def main() -> None:
@@ -61,11 +61,15 @@ class Pictures:
             self._link = self._link or await connected(self._url)
             reader, writer = self._link
             writer.write(request(self._url, self._token, f"/v1/frames/{seq}.png?width={_WIDTH}"))
-            length = 0
+            length, status = 0, await reader.readline()
             while (line := await reader.readline()).strip():
                 name, _, value = line.partition(b":")
                 length = int(value) if name.lower() == b"content-length" else length
             await reader.readexactly(length)
+            if b" 200 " not in status:  # too many requests: the view has closed this connection
+                writer.close()
+                self._link = None
+                await asyncio.sleep(_PAUSE_S)
 
 
 async def connected(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -5,9 +5,10 @@ from importlib.resources import files
 from time import time
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Path, Query, Request
+from fastapi import Depends, FastAPI, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -37,6 +38,8 @@ _PAGE_TYPES = {
     ".woff2": "font/woff2",
     ".webmanifest": "application/manifest+json",
 }
+# For the document alone: the guard around the application has checked the token before a route is reached.
+_TOKEN = HTTPBearer(auto_error=False, description="The token that was shown when the run started.")
 _ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": said.ErrorSaid, "description": text}
     for code, text in {
@@ -60,6 +63,7 @@ def build_app(view: View, keys: Keys, choice: ViewChoice) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         responses=_ERRORS,
+        dependencies=[Depends(_TOKEN)],
     )
     _add_errors(app)
     _add_service(app, view)
