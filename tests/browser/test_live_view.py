@@ -224,13 +224,8 @@ def test_everything_on_record_by_keyboard(page: "Page", view: RunningView) -> No
     page.keyboard.press("Escape")
     assert seen(page, "newer.tif") == newer
     page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    assert (
-        page.evaluate(
-            "document.activeElement !== document.body && getComputedStyle(document.activeElement).outlineStyle"
-        )
-        == "solid"
-    )
+    expect(page.locator("#tree .row").first).to_be_focused()
+    expect(page.locator("#tree .row").first).to_have_css("outline-style", "solid")
 
 
 def test_the_theme_follows_the_system_until_a_person_chooses(page: "Page") -> None:

@@ -42,14 +42,17 @@ async function sync() {
   if (isSyncing) return;
   isSyncing = true;
   try {
-    const model = modelFrom(await ask("/v1/model"));
-    // Before records are asked for: what the events bring from here on is kept.
-    if (state.model?.key !== model.key) begin(model);
-    const [service, page] = await Promise.all([ask("/v1/state"), ask(`/v1/records?limit=${MOST_RECORDS}`)]);
-    for (const json of page.records.toReversed()) takeRecord(json);
+    const service = await ask("/v1/state");
+    if (service.readiness !== "starting") {
+      const model = modelFrom(await ask("/v1/model"));
+      // Before records are asked for: what the events bring from here on is kept.
+      if (state.model?.key !== model.key) begin(model);
+      const page = await ask(`/v1/records?limit=${MOST_RECORDS}`);
+      for (const json of page.records.toReversed()) takeRecord(json);
+      isSynced = true;
+      shares.refresh();
+    }
     takeService(service);
-    isSynced = true;
-    shares.refresh();
   } catch (error) {
     if (error.status !== 503) connect("lost");
   } finally {
@@ -115,8 +118,11 @@ function current() {
 
 function route() {
   const found = /^#\/record\/(\d+)$/.exec(location.hash);
+  const isBack = part("live").hidden && !found;
   part("live").hidden = found !== null;
   recordPage.open(found ? Number(found[1]) : null);
+  // What had the focus is gone; Tab goes on from the decision.
+  if (isBack) part("decision").focus();
   changed(state);
 }
 

@@ -15,7 +15,8 @@ export function bindKeys(state, bindings) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (document.querySelector("dialog[open]")) return;
-    if (event.target.closest?.(TYPING)) {
+    // A field of a dialog that was just closed may still have the focus for a moment.
+    if (event.target.closest?.(TYPING)?.checkVisibility()) {
       if (event.key === "Escape") event.target.blur(); // back to the keys
       return;
     }

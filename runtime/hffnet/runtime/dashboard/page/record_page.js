@@ -28,6 +28,7 @@ export class RecordPage {
   /** Fetch and show a record; null closes the page. */
   async open(seq) {
     const asked = (this.#asked += 1);
+    const isOther = this.record?.seq !== seq;
     this.#room.hidden = seq === null;
     if (seq === null || !this.#state.model) {
       this.record = null;
@@ -40,6 +41,7 @@ export class RecordPage {
       this.record = recordFrom(whole.summary);
       this.#build(whole);
       this.show();
+      if (isOther) this.#room.querySelector("h1").focus();
     } catch (error) {
       this.record = null;
       this.#room.replaceChildren(backLink(), el("p", { class: "complaint", role: "alert" }, error.message));
@@ -63,7 +65,7 @@ export class RecordPage {
     const stage = el("figure", { class: "stage" });
     const tree = el("div", { class: "tree" });
     this.#room.replaceChildren(
-      el("header", { class: "record-head" }, backLink(), el("h1", {}, `Record ${record.seq}`),
+      el("header", { class: "record-head" }, backLink(), el("h1", { tabindex: -1 }, `Record ${record.seq}`),
         el("p", { class: "name faint" }, record.name),
         el("nav", { "aria-label": "Records" },
           el("a", { class: "button quiet", href: `/v1/records/${record.seq}/report.pdf`, target: "_blank", rel: "noopener" }, "Report (PDF)"),
