@@ -126,6 +126,13 @@ def test_another_sites_page_may_not_ask(stand: Stand, browser: httpx.Client, ori
         assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_picture_is_not_given_to_another_sites_page(browser: httpx.Client, site: str) -> None:
+    del browser.headers["Origin"]
+    assert browser.get("/v1/frames/2.png", headers={"Sec-Fetch-Site": site}).status_code == 403
+    assert browser.get("/v1/frames/2.png", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
 @pytest.mark.parametrize("how", ["no csrf", "wrong csrf", "no origin", "cross-site"])
 def test_a_cookie_alone_writes_nothing(stand: Stand, browser: httpx.Client, how: str) -> None:
     rows = stand.store.last_seq()

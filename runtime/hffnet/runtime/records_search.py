@@ -33,6 +33,10 @@ _REVIEWED: dict[Reviewed, str] = {
 }
 
 
+class UnreadableError(RecordError):
+    """The file cannot be read now: locked, or its disk is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Results, newest first; ``next_before`` continues below them, None at the end."""
@@ -129,4 +133,4 @@ class RecordSearch:
             with self._lock:
                 return self._connection.execute(query, values).fetchall()  # type: ignore[arg-type]
         except sqlite3.Error as error:
-            raise RecordError(f"the records cannot be read ({error})") from error
+            raise UnreadableError(f"the records cannot be read ({error}); ask again") from error

@@ -138,7 +138,8 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host:
             raise Refusal(403, "this page of another site may not ask the live view")
-        if headers.get("sec-fetch-site") == "cross-site" and scope["path"] != "/login":
+        # Another port of this machine is the same site: its pages' pictures and frames would bring the cookie along.
+        if headers.get("sec-fetch-site") in {"cross-site", "same-site"} and scope["path"] not in {"/", "/login"}:
             raise Refusal(403, "another site may not ask the live view")
         if scope["path"] in _OPEN:
             return

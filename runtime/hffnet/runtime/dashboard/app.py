@@ -23,7 +23,7 @@ from hffnet.runtime.dashboard.view import BusyError, NotReadyError, View
 from hffnet.runtime.dashboard.writes import add_writes
 from hffnet.runtime.errors import HffnetError, RecordError
 from hffnet.runtime.record import Record
-from hffnet.runtime.records_search import Reviewed
+from hffnet.runtime.records_search import Reviewed, UnreadableError
 
 _MOST_SEQ = 2**63 - 1
 Seq = Annotated[int, Path(ge=1, le=_MOST_SEQ, description="Number of a record.")]
@@ -85,7 +85,7 @@ def sentence_answer(status: int, sentence: str) -> JSONResponse:
 def _add_errors(app: FastAPI) -> None:
     def on_hffnet(_request: Request, error: Exception) -> JSONResponse:
         match error:
-            case NotReadyError() | BusyError():
+            case NotReadyError() | BusyError() | UnreadableError():
                 return sentence_answer(503, str(error))
             case RecordError() | GoneError():
                 return sentence_answer(404, str(error))

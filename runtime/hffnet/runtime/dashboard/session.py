@@ -26,7 +26,8 @@ class Opened:
         taxonomy, decode: the bundle's.
         tile_overlap: share of a tile that the next one covers; None where frames are not cut.
         store: for a person's decisions, the only thing written here.
-        search: everything that is read.
+        search: what clients ask for.
+        follower: the same on a connection of its own, so that a long search does not hold live events up.
         first_seq: the last record before this run: figures of the run begin after it.
     """
 
@@ -36,6 +37,7 @@ class Opened:
     tile_overlap: float | None
     store: RecordStore
     search: RecordSearch
+    follower: RecordSearch
     previews: Previews
     first_seq: int
 
@@ -54,6 +56,7 @@ class Opened:
             tile_overlap=float(str(overlap)) if overlap is not None else None,
             store=RecordStore.open(path, create=False),
             search=RecordSearch.open(path),
+            follower=RecordSearch.open(path),
             previews=Previews(taxonomy),
             first_seq=int(str(fields["first_seq"])),
         )
@@ -61,6 +64,7 @@ class Opened:
     def close(self) -> None:
         """Close the files."""
         self.search.close()
+        self.follower.close()
         self.store.close()
 
 

@@ -127,7 +127,7 @@ class View:
                 session.opened = Opened.from_fields(fields)
                 # A view that was started anew counts the run's rows again, but clients know them already.
                 session.last_seq = session.opened.first_seq
-                self.broadcast.begin(session.opened.search, session.opened.search.bounds()[1])
+                self.broadcast.begin(session.opened.follower, session.opened.follower.bounds()[1])
             case "phase":
                 session.readiness = fields["readiness"]  # type: ignore[assignment]
                 session.source = str(fields.get("source", ""))
@@ -149,7 +149,7 @@ class View:
         opened = self.session.opened
         if opened is None:
             return
-        while rows := await asyncio.to_thread(opened.search.after, self.session.last_seq, _PAGE):
+        while rows := await asyncio.to_thread(opened.follower.after, self.session.last_seq, _PAGE):
             for record in rows:
                 self._count(record)
             # An override of a result that is new itself comes as its own event right after it.
