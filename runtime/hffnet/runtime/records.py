@@ -39,11 +39,14 @@ from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
 _PAGE = 256
+_CACHE_KIB = 512  # full within minutes: SQLite's default of 2 MB looks like a leak for the first hours of a service
 _BUSY_S = 2.0  # within what a stop may take
+_CACHE_KB = 512  # per connection; rows are written once and read in order, so SQLite's 2 MB would only fill up slowly
 COLUMNS = ", ".join(RECORD_FIELDS)
 """Of the table, in the order of a record's fields."""
 _INSERT = f"INSERT INTO records ({COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
-_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?
+# "input_path = ?", not "IS": only then is the index of results with a path used; else every commit reads every row.
+_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path = ? AND input_mtime_ns IS ? AND input_size IS ?
     AND bundle_sha256 IS ? AND settings_sha256 IS ?"""
 
 _KEEP_KEYS = """INSERT OR IGNORE INTO archived_inputs SELECT
@@ -239,7 +242,9 @@ class RecordStore:
     def set_cursor(self, sink: str, seq: int) -> None:
         """Note that a sink has delivered everything up to ``seq``; raises RecordError where that cannot be written."""
         try:
-            with self._read_lock:
+            # SQLite has one writer, and whoever waits for it asks again now and then, without a queue: at full speed a
+            # cursor would not get its turn between two records for seconds.
+            with self._write_lock, self._read_lock:
                 self._reader.execute("INSERT OR REPLACE INTO cursors (sink, seq) VALUES (?, ?)", (sink, seq))
         except sqlite3.Error as error:
             raise RecordError(f"the cursor of {sink} cannot be written to {self.path} ({error})") from error
@@ -321,6 +326,7 @@ class RecordStore:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
     return connection
 
 
@@ -329,6 +335,7 @@ def _use_log(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     if mode != "wal":
         _log.warning("%s: this file system has no write-ahead log (journal mode %s); commits are slower", path, mode)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
 def _schema_version(connection: sqlite3.Connection, path: Path) -> int:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hffnet.runtime.dashboard.settings import ViewChoice
     from hffnet.runtime.live_line import LiveLine
     from hffnet.runtime.pipeline import RunSummary
+    from hffnet.runtime.read_worker import ReadFile
     from hffnet.runtime.record import EventName, Json, Record
     from hffnet.runtime.recorder import OnRecord
     from hffnet.runtime.records import RecordStore
@@ -303,7 +305,11 @@ def _stream(
     source = open_source(settings.source, idle_exit_s=settings.idle_exit_s, is_done=is_done)
     name = settings.public().source
     bar = BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None
-    with LiveLine(name) as line, view.attached(classifier, store, source, bar) if view else nullcontext():
+    with (
+        LiveLine(name) as line,
+        _reading(settings, stop) as read_file,
+        view.attached(classifier, store, source, bar) if view else nullcontext(),
+    ):
         service.ready(f"classifying {name}")
         return run_pipeline(
             source,
@@ -314,9 +320,23 @@ def _stream(
             stop=stop,
             on_record=_with_tidying(_shown(line, view), settings, store),
             bar=bar,
+            read_file=read_file,
+            smoothing=settings.smoothing,
             beat=service.beat,
             on_frame=view.on_frame if view else None,
         )
+
+
+@contextmanager
+def _reading(settings: "RunSettings", stop: Event) -> "Iterator[ReadFile]":
+    """What decodes files: a process that can be killed, unless that is switched off."""
+    from hffnet.runtime.read_worker import ReadWorker, read_here
+
+    if settings.reading.process:
+        with ReadWorker(settings.reading, is_stopped=stop.is_set) as worker:
+            yield worker
+    else:
+        yield partial(read_here, settings=settings.reading)
 
 
 def _shown(line: "LiveLine", view: "LiveView | None") -> "OnRecord":

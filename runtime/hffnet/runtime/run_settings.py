@@ -15,7 +15,9 @@ from hffnet.runtime.dashboard.settings import ViewChoice
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.field_of_view import TileSettings
 from hffnet.runtime.gates import GateSettings
+from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.record import settings_sha256
+from hffnet.runtime.smoothing import SmoothingSettings
 from hffnet.runtime.sources.live_options import address_from_uri
 
 _Seconds = Annotated[float, Field(gt=0.0, le=86400.0)]
@@ -102,7 +104,7 @@ class RunSettings(_Strict):
         idle_exit_s: end when a watched folder had nothing new for so long; absent: never.
         watchdog_s: one frame may keep the engine busy for so long, then the process ends (code 4) and whoever
             supervises it starts it anew.
-        engine, records, gates, bar, tiles, sinks, view: see their classes.
+        engine, records, reading, gates, bar, tiles, smoothing, sinks, view: see their classes.
     """
 
     bundle: Path
@@ -111,9 +113,11 @@ class RunSettings(_Strict):
     watchdog_s: _Seconds | None = None
     engine: EngineChoice = EngineChoice()
     records: RecordsChoice = RecordsChoice()
+    reading: ReadingSettings = ReadingSettings()
     gates: GateSettings = GateSettings()
     bar: BarChoice | None = None
     tiles: TileSettings | None = None
+    smoothing: SmoothingSettings | None = None
     sinks: SinksChoice = SinksChoice()
     view: ViewChoice | None = None
 
@@ -124,15 +128,20 @@ class RunSettings(_Strict):
 
     def sha256(self) -> str:
         """Hash of everything that may change a result and is not in the bundle; "auto" stays "auto"."""
-        return settings_sha256(
-            {
-                "engine": self.engine.name,
-                "precision": self.engine.precision,
-                "gates": self.gates.model_dump(),
-                "bar": self.bar.model_dump() if self.bar else None,
-                "tiles": self.tiles.model_dump() if self.tiles else None,
-            }
-        )
+        resamples = self.gates.pixel_size == "resample"
+        said = {
+            "engine": self.engine.name,
+            "precision": self.engine.precision,
+            "gates": self.gates.model_dump(exclude=set() if resamples else {"max_resample"}),
+            "bar": self.bar.model_dump() if self.bar else None,
+            "tiles": self.tiles.model_dump() if self.tiles else None,
+        }
+        # Settings that came later count only where they are used: records of earlier versions stay "done".
+        if self.reading != ReadingSettings():
+            said["reading"] = self.reading.model_dump()
+        if self.smoothing is not None:
+            said["smoothing"] = self.smoothing.model_dump()
+        return settings_sha256(said)
 
 
 def settings_from_toml(path: Path) -> RunSettings:
