@@ -16,7 +16,8 @@ from hffnet.export.deploy_form import deploy_form
 from hffnet.export.onnx import onnx_from_deploy_form
 from hffnet.runtime.manifest import Family, Graph, Precision
 from hffnet.runtime.preprocess import PreprocessSpec
-from hffnet.train.model import HFFNet2D, ModelConfig
+from hffnet.train.model import build_model
+from hffnet.train.network import ModelConfig
 from tests.tiny import tiny_manifest, tiny_taxonomy
 
 GRAPHS: dict[tuple[Precision, Family], float] = {
@@ -36,7 +37,7 @@ def member_of(precision: Precision, family: Family) -> str:
 def write_network_bundle(path: Path, config: ModelConfig) -> Path:
     """Write a bundle with every precision, through the same code as a real export."""
     torch.manual_seed(0)
-    form = deploy_form(HFFNet2D(config).eval())
+    form = deploy_form(build_model(config).eval())
     folder = path.parent
     for precision in ("fp32", "fp16"):
         onnx_from_deploy_form(form, folder / f"{precision}.onnx", precision=precision)

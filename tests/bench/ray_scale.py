@@ -59,13 +59,13 @@ def timed(paths: Sequence[Path], out: Path, sha256: str, documents: Callable[[Se
 
 def plain(bundle: Path, engine: str, paths: Sequence[Path], out: Path) -> Turn:
     """The loop of ``hffnet classify --out``, one engine of one thread."""
-    with Classifier.open(bundle, engine=engine, threads=1) as classifier:  # type: ignore[arg-type]
+    with Classifier.open(bundle, engine=engine, threads=1) as classifier:
         return timed(paths, out, classifier.bundle.sha256, documents_in_turn(classifier, _SETTINGS))
 
 
 def shared(bundle: Path, engine: str, num_workers: int, paths: Sequence[Path], out: Path) -> Turn:
     """Ray on this machine; starting it counts into the first result."""
-    with Classifier.open(bundle, engine=engine, threads=1) as classifier:  # type: ignore[arg-type]
+    with Classifier.open(bundle, engine=engine, threads=1) as classifier:
         identity, sha256 = classifier.engine, classifier.bundle.sha256
     plan = WorkerPlan(
         engine=identity.name,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-MEASUREMENTS = ("startup", "overhead", "export_memory", "paper_speed")
+MEASUREMENTS = ("startup", "overhead", "export_memory", "engines")
 
 
 def main() -> None:

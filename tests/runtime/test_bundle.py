@@ -35,7 +35,7 @@ def test_same_content_gives_the_same_bytes(bundle_path: Path, tmp_path: Path) ->
 def test_engines_prove_themselves(bundle_path: Path, engine: str) -> None:
     bundle = open_bundle(bundle_path)
     try:
-        opened = open_engine(bundle, engine=engine)  # type: ignore[arg-type]
+        opened = open_engine(bundle, engine=engine)
     except MissingExtraError as error:
         pytest.skip(str(error))
     with opened:

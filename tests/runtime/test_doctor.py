@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 from hffnet.runtime import machine
 from hffnet.runtime.doctor import Diagnosis, diagnose
 from hffnet.runtime.doctor_command import doctor
-from hffnet.runtime.errors import BundleError, ExitCode
+from hffnet.runtime.doctor_engines import flavour_finding, gpu_findings
+from hffnet.runtime.engines.driver import Gpu, NoGpuError
+from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
+from hffnet.runtime.errors import BundleError, EngineError, ExitCode
 from tests.tiny import tiny_graph, write_tiny_bundle
 
 
@@ -65,6 +68,32 @@ def test_an_unwritable_cache_is_a_problem_with_a_fix(monkeypatch: pytest.MonkeyP
     assert "HFFNET_CACHE_DIR" in str(found.fix)
 
 
+def test_a_broken_driver_is_a_problem_and_an_absent_gpu_is_none() -> None:
+    absent, broken = gpu_findings(None, NoGpuError("no driver")), gpu_findings(None, EngineError("restart"))
+    assert [(one.state, one.fix) for one in (*absent, *broken)] == [("note", "no driver"), ("problem", "restart")]
+
+
+def test_a_gpu_is_described_by_what_its_driver_says() -> None:
+    gpu = Gpu(name="Orin", compute_capability=(8, 7), memory_bytes=8 << 30, integrated=True, cuda_version=(12, 6))
+    found = {one.name: one for one in gpu_findings(gpu, None)}
+    assert found["GPU"].value == "Orin, compute capability sm87, shares the machine's memory"
+    assert "serves CUDA up to 12.6" in found["driver"].value
+    rtx = flavour_finding(TENSORRT_RTX, gpu)
+    if is_installed(TENSORRT_RTX):
+        assert rtx.state == "problem", "this GPU is not one of its, and the driver is too old for it"
+        assert rtx.fix is not None
+
+
+def test_engines_are_told_with_their_devices(network_bundle_path: Path) -> None:
+    diagnosis = diagnose(network_bundle_path, threads=1)
+    assert "cpu" in value_of(diagnosis, "onnxruntime")
+    assert diagnosis.engines is not None
+    targets = {(row.target, row.precision) for row in diagnosis.engines.rows}
+    assert {("onnxruntime", "int8"), ("openvino", "int8")} <= targets
+    if is_installed(TENSORRT_RTX):
+        assert value_of(diagnosis, "TensorRT-RTX, ahead of time").startswith("can build fp16, int8 for sm75")
+
+
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
@@ -109,11 +138,15 @@ def test_jetpack_from_jetson_linux(tmp_path: Path, release: str, revision: str, 
     write(tmp_path, "etc/nv_tegra_release", line)
     write(tmp_path, "proc/device-tree/model", "NVIDIA Jetson Orin Nano\0")
     write(tmp_path, "var/lib/nvpmodel/status", "pmode:0002\n")
+    write(tmp_path, "etc/nvpmodel.conf", "< POWER_MODEL ID=0 NAME=15W >\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n")
+    write(tmp_path, "sys/class/devfreq/17000000.gpu/cur_freq", "306000000\n")
+    write(tmp_path, "sys/class/devfreq/17000000.gpu/max_freq", "1020000000\n")
     found = machine.jetson(tmp_path)
     assert found is not None
     assert found.jetpack == jetpack
     assert found.model == "NVIDIA Jetson Orin Nano"
-    assert found.power_mode == "0002"
+    assert found.power_mode == "2 (MAXN_SUPER)"
+    assert machine.jetson_gpu_clock(tmp_path) == (306, 1020)
 
 
 def test_a_recorded_tree(tmp_path: Path) -> None:
@@ -126,6 +159,10 @@ def test_a_recorded_tree(tmp_path: Path) -> None:
     assert machine.system_name(tmp_path).startswith("Ubuntu 24.04, ")
     assert machine.jetson(tmp_path) is None
     assert machine.governor(tmp_path) is None
+    assert machine.jetson_gpu_clock(tmp_path) is None
+    assert machine.cuda_toolkit(tmp_path) is None
+    write(tmp_path, "usr/local/cuda/version.json", '{"cuda": {"version": "13.0.1"}}')
+    assert machine.cuda_toolkit(tmp_path) == "toolkit 13.0.1 in /usr/local/cuda"
 
 
 def test_a_driver_of_the_open_kind(tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ KEY = EngineKey(
 class Builds:
     """Counts builds; each gives other bytes, as real builds do."""
 
-    def __init__(self, size: int = 1000) -> None:
+    def __init__(self, size: int = 1000, version: str = "1.7.1") -> None:
         self.count = 0
         self._size = size
+        self._version = version
 
     def __call__(self) -> BuiltEngine:
         self.count += 1
@@ -43,7 +44,7 @@ class Builds:
             engine_sha256=hashlib.sha256(engine).hexdigest(),
             engine_bytes=len(engine),
             library="tensorrt-rtx",
-            library_version="1.7.1",
+            library_version=self._version,
             platform="linux-x86_64",
             architectures=("sm86",),
             gpu="A4000",

@@ -149,18 +149,19 @@ def test_a_damaged_memory_is_measured_again(
 @no_driver
 @pytest.mark.tensorrt
 @pytest.mark.skipif(not is_installed(TENSORRT_RTX), reason=f"no TensorRT-RTX: {TENSORRT_RTX.install}")
-def test_no_silent_fall_to_the_cpu(
+def test_that_there_is_no_gpu_is_said_once_and_calmly(
     network_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HFFNET_CACHE_DIR", str(tmp_path))
-    bundle = open_bundle(network_bundle_path)
+    caplog.set_level(logging.INFO, logger="hffnet.runtime.engines.choice")
+    bundle, said = open_bundle(network_bundle_path), list[list[str]]()
     for _ in ("measured", "remembered"):
         caplog.clear()
         with open_engine(bundle, threads=1) as opened:
             assert opened.identity.name in CPU
-        lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert [line for line in lines if "tensorrt-rtx (fp16, int8) is not used: there is no NVIDIA driver" in line]
-        assert all("is used instead" in line for line in lines)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+        said.append([line for line in caplog.messages if "no NVIDIA GPU here: tensorrt-rtx stay unused" in line])
+    assert [len(lines) for lines in said] == [1, 0]
 
 
 @no_driver

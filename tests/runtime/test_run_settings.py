@@ -10,6 +10,7 @@ import tifffile
 import typer
 from typer.testing import CliRunner
 
+from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.errors import ConfigError, RecordError
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.run_command import run, settings_of_run
@@ -25,8 +26,14 @@ source = "dir:/data/out?pattern=*.tif"
 watchdog_s = 60
 
 [engine]
-name = "onnxruntime"
+name = "onnxruntime:cpu"
 threads = 1
+pin = true
+
+[engine.gpu]
+slots = 3
+wait = "spin"
+keep_warm_s = 0.5
 
 [records]
 file = "trail/records.sqlite"
@@ -63,6 +70,8 @@ def test_a_file_says_everything_and_paths_are_beside_it(tmp_path: Path) -> None:
     assert settings.sinks.webhook is not None
     assert settings.sinks.webhook.secret_file == tmp_path / "secret"
     assert settings.gates.max_white == 0.2
+    assert (settings.engine.name, settings.engine.pin) == ("onnxruntime:cpu", True)
+    assert settings.engine.gpu.settings() == GpuSettings(num_slots=3, wait="spin", keep_warm_seconds=0.5)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +81,10 @@ def test_a_file_says_everything_and_paths_are_beside_it(tmp_path: Path) -> None:
         pytest.param('bundle = "m"', "source: Field required", id="source missing"),
         pytest.param('bundle = "m"\nsource = "d"\nsorce = 1', "sorce: Extra inputs", id="typing error"),
         pytest.param('bundle = "m"\nsource = "d"\n[engine]\nthreads = "2"', "engine.threads", id="wrong type"),
+        pytest.param(
+            'bundle = "m"\nsource = "d"\n[engine]\nname = "openvino:tpu"', "openvino:gpu", id="no such device"
+        ),
+        pytest.param('bundle = "m"\nsource = "d"\n[engine.gpu]\nslots = 9', "engine.gpu.slots", id="too many slots"),
         pytest.param('bundle = "m"\nsource = "d"\n[records]\nmax_mb = 5', "need archive", id="no archive"),
         pytest.param('bundle = "m"\nsource = "d"\n[gates]\nmax_white = 2.0', "gates.max_white", id="out of range"),
         pytest.param('bundle = "m"\nsource = "d"\n[sinks.webhook]\nurl="ftp://a"', "sinks.webhook.url", id="scheme"),

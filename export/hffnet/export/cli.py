@@ -140,13 +140,23 @@ def export(
             held_out=None if held_out is None else open_dataset(held_out, opened.taxonomy),
             say=say,
         )
-        engines = [] if engine is None else _engines(bundle, engine, gpu, say)
+        engines = [] if engine is None else _engines(bundle, engine, gpu, say, status.update)
         models = [] if triton is None else _models(bundle.path, triton)
     _show(bundle, engines, models, as_json=as_json)
 
 
-def _engines(bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str], None]") -> list[Path]:
-    """One engine for each TensorRT graph of the bundle, or for its fp32 graph where it has none."""
+def _engines(
+    bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str], None]", show: "Callable[[str], None]"
+) -> list[Path]:
+    """One engine for each TensorRT graph of the bundle, or for its fp32 graph where it has none.
+
+    Args:
+        bundle: just exported.
+        engine: flavour.
+        gpu: architectures as the user wrote them.
+        say: told of each engine.
+        show: told how far one is, many times.
+    """
     from hffnet.export.engine_builder import write_engine
     from hffnet.runtime.engines.builder import BuildOptions, architectures_from_text
     from hffnet.runtime.engines.flavour import flavour_named
@@ -157,9 +167,17 @@ def _engines(bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str
     precisions: list[Precision] = of_family or ["fp32"]
     paths = []
     for precision in precisions:
-        say(f"building the {precision} engine for {engine}")
+        what = f"building the {precision} engine for {engine}"
+        say(what)
         path = bundle.path.with_suffix(f".{precision}.{engine}.engine")
-        write_engine(bundle, path, flavour_named(engine), options, precision=precision)
+        write_engine(
+            bundle,
+            path,
+            flavour_named(engine),
+            options,
+            precision=precision,
+            progress=lambda progress, what=what: show(f"{what}: {progress.text}"),  # type: ignore[misc]
+        )
         paths.append(path)
     return paths
 

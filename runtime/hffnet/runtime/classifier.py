@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.decode import Decision, decode
-from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, Outputs, open_engine
+from hffnet.runtime.engines import EngineIdentity, OpenEngine, Outputs, open_engine
+from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.field_of_view import Area, FieldOfView, TileSettings
 from hffnet.runtime.frame import Acquisition, Crop, Frame
 from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates, resampling
@@ -132,20 +133,23 @@ class Classifier:
         cls,
         path: str | Path,
         *,
-        engine: EngineName | Literal["auto"] = "auto",
+        engine: str = "auto",
         precision: Precision | Literal["auto"] = "auto",
         threads: int | None = None,
+        pin: bool | None = None,
+        gpu: GpuSettings | None = None,
         gates: GateSettings = DEFAULT_SETTINGS,
         tiles: TileSettings | None = None,
     ) -> Self:
-        """Open a bundle and an engine for it.
+        """Open a bundle and an engine for it; ``engine``, ``threads``, ``pin`` and ``gpu`` as `open_engine` takes them.
 
         Raises:
             BundleError: the file is not a sound bundle, or lacks the precision.
             EngineError: no engine passed its self-test; MissingExtraError: the one asked for is not installed.
         """
         bundle = open_bundle(Path(path))
-        return cls(bundle, open_engine(bundle, engine=engine, precision=precision, threads=threads), gates, tiles)
+        opened = open_engine(bundle, engine=engine, precision=precision, threads=threads, pin=pin, gpu=gpu)
+        return cls(bundle, opened, gates, tiles)
 
     @property
     def engine(self) -> EngineIdentity:

@@ -11,7 +11,7 @@ import typer
 from hffnet.runtime import run_settings
 from hffnet.runtime.archive import ArchiveSummary, Document, classify_archive, documents_in_turn
 from hffnet.runtime.classifier import Classifier
-from hffnet.runtime.commands import EngineChoice, PrecisionChoice, print_json
+from hffnet.runtime.commands import PrecisionChoice, print_json
 from hffnet.runtime.errors import ConfigError, ExitCode
 from hffnet.runtime.field_of_view import TileSettings
 
@@ -20,12 +20,13 @@ from hffnet.runtime.field_of_view import TileSettings
 class ArchiveOptions:
     """What the command was told; see its options."""
 
-    engine: EngineChoice
+    engine: str
     precision: PrecisionChoice
     threads: int | None
     ray: str | None
     workers: int | None
     tiles: TileSettings | None = None
+    pin: bool | None = None
 
 
 def classify_to_file(
@@ -40,6 +41,10 @@ def classify_to_file(
     """
     if options.workers is not None and options.ray is None:
         raise ConfigError("--workers says how many of Ray's workers; give --ray local or an address")
+    if options.pin is not None and options.ray is not None:
+        raise ConfigError(
+            "--pin ties threads to cores of this machine, which Ray's workers share; leave one of them out"
+        )
     if out is None:
         raise ConfigError("--ray needs --out FILE.jsonl: where results go, and what a restart goes on from")
     began = monotonic()
@@ -50,6 +55,7 @@ def classify_to_file(
         precision=options.precision,
         threads=_threads(options),
         tiles=options.tiles,
+        pin=options.pin,
     ) as classifier:
         sha256 = classifier.bundle.sha256
         documents = _documents(classifier, options, settings_sha256)

@@ -15,12 +15,35 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A *.hffnet file.", show_default=False)]
-EngineChoice = Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"]
 PrecisionChoice = Literal["auto", "fp32", "fp16", "int8"]
-EngineOption = Annotated[EngineChoice, typer.Option("--engine", help="auto takes the fastest that is sound.")]
+
+
+def _checked_engine(text: str) -> str:
+    """Refuse an engine that is not known before anything else is done."""
+    from hffnet.runtime.engines.target import target_from_text
+
+    if text != "auto":
+        target_from_text(text)
+    return text
+
+
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE[:DEVICE]",
+        callback=_checked_engine,
+        help="auto takes the fastest that is sound; openvino, openvino:gpu, openvino:npu, onnxruntime,"
+        " onnxruntime:cuda, onnxruntime:tensorrt, onnxruntime:nv-tensorrt-rtx, tensorrt, tensorrt-rtx, tensorrt-lean.",
+    ),
+]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option("--precision", help="auto takes int8 where there is one.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the engine.", show_default="all")
+]
+PinOption = Annotated[
+    bool | None,
+    typer.Option("--pin/--no-pin", help="Tie the engine's threads to cores.", show_default="the library's choice"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -60,6 +83,7 @@ def classify(
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    pin: PinOption = None,
     tile_um: Annotated[
         float | None, typer.Option("--tile-um", metavar="UM", min=0.0, help="Cut large frames into squares this wide.")
     ] = None,
@@ -91,14 +115,16 @@ def classify(
         if maps is not None:
             raise ConfigError("--maps stands beside --out, --ray or --workers; write maps in a run of their own")
         options = ArchiveOptions(
-            engine=engine, precision=precision, threads=threads, tiles=tiles, ray=ray, workers=workers
+            engine=engine, precision=precision, threads=threads, pin=pin, tiles=tiles, ray=ray, workers=workers
         )
         classify_to_file(bundle, paths, out, options, as_json=as_json)
         return
     folder = MapFolder(maps, map_format) if maps else None
     documents, failures = list[dict[str, Any]](), 0
     table = Table("frame", "picture", "µm/pixel", "decision", "confidence", "note")
-    with Classifier.open(bundle, engine=engine, precision=precision, threads=threads, tiles=tiles) as classifier:
+    with Classifier.open(
+        bundle, engine=engine, precision=precision, threads=threads, pin=pin, tiles=tiles
+    ) as classifier:
         for path in paths:
             try:
                 prediction = folder.classify(classifier, path) if folder else classifier.classify(path)

@@ -1,62 +1,35 @@
-"""Is this machine ready? Each finding is a fact, and each problem comes with its fix.
-
-``problem`` costs speed or comfort; ``missing`` means that what was asked for cannot be done here.
-"""
+"""Is this machine ready? Each finding is a fact, and each problem comes with its fix."""
 
 import platform
 import shutil
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hffnet.runtime import machine
+from hffnet.runtime import machine, native
 from hffnet.runtime.bundle import Bundle, open_bundle
-from hffnet.runtime.engines import ENGINES, EngineName
+from hffnet.runtime.doctor_engines import ahead_of_time_findings, flavour_finding, gpu_findings, library_findings
 from hffnet.runtime.engines.cache import FOLDER_VARIABLE, cache_folder
 from hffnet.runtime.engines.choice import (
     Choice,
     ChoiceRow,
     cpu_name,
-    library_version,
     measured_choice,
     remembered_choice,
     store_choice,
 )
 from hffnet.runtime.engines.driver import Gpu, probe_gpu
-from hffnet.runtime.engines.flavour import (
-    FLAVOURS,
-    Flavour,
-    check_driver,
-    import_flavour,
-    is_installed,
-    supported_architectures,
-)
-from hffnet.runtime.engines.opening import OpenSettings, candidates_for, is_engine_installed
-from hffnet.runtime.errors import BundleError, EngineError, ExitCode, HffnetError, MissingExtraError
-
-State = Literal["ok", "note", "problem", "missing"]
+from hffnet.runtime.engines.flavour import FLAVOURS
+from hffnet.runtime.engines.opening import OpenSettings, candidates_for
+from hffnet.runtime.errors import BundleError, EngineError, ExitCode, MissingExtraError
+from hffnet.runtime.finding import Finding
 
 _OLDEST_PYTHON = (3, 11)
 _LITTLE_MEMORY = 2 << 30
 _LITTLE_DISK = 2 << 30
 _CODECS = ("LZW", "DEFLATE", "PACKBITS", "JPEG8", "PNG", "ZSTD")
-_INSTALL = {"openvino": "pip install 'hffnet[openvino]'", "onnxruntime": "pip install 'onnxruntime>=1.32'"}
-
-
-class Finding(BaseModel):
-    """One fact; ``fix`` says what to do where the state is not ``ok``."""
-
-    model_config = ConfigDict(frozen=True)
-
-    section: str
-    name: str
-    value: str
-    state: State = "ok"
-    fix: str | None = None
 
 
 class Diagnosis(BaseModel):
@@ -95,23 +68,25 @@ def diagnose(bundle: Path | None = None, *, threads: int | None = None) -> Diagn
     findings = [
         *_system_findings(),
         *_memory_findings(gpu),
-        *_gpu_findings(gpu, no_gpu),
-        *(_flavour_finding(flavour, gpu) for flavour in FLAVOURS.values()),
-        *_library_findings(),
+        *gpu_findings(gpu, no_gpu),
+        *(flavour_finding(flavour, gpu) for flavour in FLAVOURS.values()),
+        *library_findings(),
+        _native_finding(),
+        _codec_finding(),
         *_storage_findings(),
     ]
     engines = None
     if opened is not None:
         engines, more = _bundle_findings(opened, threads)
-        findings += more
+        findings += [*more, *ahead_of_time_findings(opened)]
     return Diagnosis(bundle=str(bundle) if bundle else None, findings=tuple(findings), engines=engines)
 
 
-def _gpu() -> tuple[Gpu | None, str]:
+def _gpu() -> tuple[Gpu | None, EngineError | None]:
     try:
-        return probe_gpu(), ""
+        return probe_gpu(), None
     except EngineError as error:
-        return None, str(error)
+        return None, error
 
 
 def _system_findings() -> list[Finding]:
@@ -148,6 +123,8 @@ def _system_findings() -> list[Finding]:
 def _jetson_finding(jetson: machine.Jetson) -> Finding:
     name = f"JetPack {jetson.jetpack}" if jetson.jetpack else "unknown JetPack"
     mode = f", power mode {jetson.power_mode}" if jetson.power_mode else ""
+    if (clock := machine.jetson_gpu_clock()) is not None:
+        mode += f", GPU at {clock[0]} of {clock[1]} MHz"
     fix = None
     if jetson.l4t < (36, 4):
         fix = "update to JetPack 6.1 or newer: its TensorRT is too old"
@@ -184,83 +161,15 @@ def _memory_findings(gpu: Gpu | None) -> list[Finding]:
     ]
 
 
-def _gpu_findings(gpu: Gpu | None, no_gpu: str) -> list[Finding]:
-    if gpu is None:
-        return [Finding(section="gpu", name="GPU", value="none", state="note", fix=no_gpu)]
-    kind = "shares the machine's memory" if gpu.integrated else f"{gpu.memory_bytes / 1e9:.1f} GB"
-    cuda = ".".join(map(str, gpu.cuda_version))
-    found = [
-        Finding(section="gpu", name="GPU", value=f"{gpu.name}, compute capability {gpu.architecture}, {kind}"),
-        Finding(
-            section="gpu", name="driver", value=f"{machine.driver_version() or 'loaded'}, serves CUDA up to {cuda}"
-        ),
-        _gpu_library_finding(),
-    ]
-    if (power := machine.gpu_power()) is not None:
-        idle = power.performance_state not in {"P0", "P1", "P2"}
-        found.append(
-            Finding(
-                section="gpu",
-                name="power and clocks",
-                value=f"{power.performance_state}, {power.clock_mhz} of {power.most_clock_mhz} MHz,"
-                f" {power.temperature_c} °C, limit {power.power_limit_w} W",
-                state="note" if idle else "ok",
-                fix="clocks are down between frames; keep-warm holds them up" if idle else None,
-            )
-        )
-    return found
-
-
-def _gpu_library_finding() -> Finding:
-    for package, module in (("cuda-bindings", "cuda"), ("pycuda", "pycuda")):
-        if find_spec(module) is not None:
-            return Finding(section="gpu", name="GPU memory through", value=package)
-    fix = "pip install 'cuda-bindings>=12.9,<14'; TensorRT engines need it"
-    return Finding(section="gpu", name="GPU memory through", value="nothing", state="problem", fix=fix)
-
-
-def _flavour_finding(flavour: Flavour, gpu: Gpu | None) -> Finding:
-    name = flavour.title
-    if not is_installed(flavour):
-        state: State = "note" if gpu is None else "problem"
-        return Finding(section="engines", name=name, value="not installed", state=state, fix=flavour.install)
-    version = library_version(flavour.name)
-    if gpu is None and not flavour.builds_without_gpu:
-        return Finding(section="engines", name=name, value=f"{version}: idle without a GPU", state="note")
-    try:
-        architectures = supported_architectures(import_flavour(flavour))
-        if gpu is not None:
-            check_driver(flavour, gpu)
-    except HffnetError as error:
-        return Finding(section="engines", name=name, value=version, state="problem", fix=str(error))
-    built = f"builds ahead of time for {', '.join(architectures)}" if architectures else "builds for this GPU"
-    if gpu is None:
-        return Finding(
-            section="engines", name=name, value=f"{version}: {built}; runs nothing without a GPU", state="note"
-        )
-    if architectures and gpu.architecture not in architectures:
-        return Finding(
-            section="engines",
-            name=name,
-            value=f"{version}: {built}; not for {gpu.name} ({gpu.architecture})",
-            state="problem",
-            fix="use TensorRT on this GPU",
-        )
-    return Finding(section="engines", name=name, value=f"{version}: {built} and runs on {gpu.name}")
-
-
-def _library_findings() -> list[Finding]:
-    cpu_engines: list[EngineName] = [name for name in ENGINES if name not in FLAVOURS]
-    found = [
-        Finding(section="engines", name=name, value=library_version(name))
-        if is_engine_installed(name)
-        else Finding(section="engines", name=name, value="not installed", state="note", fix=_INSTALL[name])
-        for name in cpu_engines
-    ]
-    if not any(is_engine_installed(name) for name in ENGINES):
-        fix = "pip install 'onnxruntime>=1.32'"
-        found.append(Finding(section="engines", name="any engine", value="none installed", state="missing", fix=fix))
-    return [*found, _codec_finding()]
+def _native_finding() -> Finding:
+    """Speed only: the two forms answer alike."""
+    name = "compiled preprocess and decode"
+    if native.MODULE is not None:
+        return Finding(section="frames", name=name, value=f"used ({native.MODULE.__file__})")
+    fix = (
+        f"{native.VARIABLE}=1 pip install . in hffnet's source folder, with a C++20 compiler: it prepares frames faster"
+    )
+    return Finding(section="frames", name=name, value=native.REASON, state="note", fix=fix)
 
 
 def _codec_finding() -> Finding:
@@ -318,9 +227,9 @@ def _bundle_findings(bundle: Bundle, threads: int | None) -> tuple[Choice | None
             quickest.close()
     winner = choice.winner
     if winner is None:
-        fix = "; ".join(f"{row.engine}: {row.refused}" for row in choice.rows)
+        fix = "; ".join(f"{row.target}: {row.refused}" for row in choice.rows)
         return choice, [Finding(section="bundle", name="engine", value="none passes", state="missing", fix=fix)]
-    chosen = f"{winner.engine} {winner.precision} on {winner.device}, {winner.median_ms:.2f} ms"
+    chosen = f"{winner.target} {winner.precision} on {winner.device}, {winner.median_ms:.2f} ms"
     return choice, [
         Finding(section="bundle", name="engine", value=chosen),
         *(_refused_finding(row) for row in choice.rows if row.refused),
@@ -329,5 +238,5 @@ def _bundle_findings(bundle: Bundle, threads: int | None) -> tuple[Choice | None
 
 def _refused_finding(row: ChoiceRow) -> Finding:
     return Finding(
-        section="bundle", name=f"{row.engine} {row.precision}", value="not used", state="note", fix=row.refused
+        section="bundle", name=f"{row.target} {row.precision}", value="not used", state="note", fix=row.refused
     )

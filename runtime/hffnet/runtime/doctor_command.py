@@ -51,5 +51,5 @@ def _tables(diagnosis: "Diagnosis") -> "list[Table]":
         numbers = (row.median_ms, row.num_runs or None, row.error, row.cosine, row.flips)
         cells = ("-" if number is None else f"{number:.4g}" for number in numbers)
         note = row.refused or ("chosen" if row.chosen else "")
-        rows.add_row(row.engine, row.precision, escape(row.device or "-"), row.arithmetic or "-", *cells, escape(note))
+        rows.add_row(row.target, row.precision, escape(row.device or "-"), row.arithmetic or "-", *cells, escape(note))
     return [findings, rows]

@@ -3,6 +3,7 @@
 Every function takes the root of the file system, so that a tree recorded on another machine can be read as well.
 """
 
+import json
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ _JETPACKS = (
     ((35,), "5.1"),
 )
 _RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
+_POWER_MODEL = re.compile(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)")
 _DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)")
 _NVIDIA_SMI_SECONDS = 5
 
@@ -37,7 +39,7 @@ class Jetson:
         model: as its device tree names it.
         l4t: Jetson Linux, e.g. (36, 4, 3).
         jetpack: the JetPack it belongs to; None where it is not known here.
-        power_mode: number of the nvpmodel in force.
+        power_mode: number of the nvpmodel in force, with its name where the system tells it.
     """
 
     model: str
@@ -58,13 +60,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuPower:
-    """What ``nvidia-smi`` says of power and clocks."""
+    """What ``nvidia-smi`` says of power, clocks and memory."""
 
     performance_state: str
     clock_mhz: str
     most_clock_mhz: str
     temperature_c: str
     power_limit_w: str
+    free_memory_mb: str
 
 
 def system_name(root: Path = ROOT) -> str:
@@ -87,8 +90,34 @@ def jetson(root: Path = ROOT) -> Jetson | None:
         model=_text(root / "proc/device-tree/model").strip("\0\n ") or "Jetson",
         l4t=l4t,
         jetpack=next((name for start, name in _JETPACKS if l4t[: len(start)] == start), None),
-        power_mode=status.removeprefix("pmode:") or None,
+        power_mode=_power_mode(status.removeprefix("pmode:"), root),
     )
+
+
+def _power_mode(number: str, root: Path) -> str | None:
+    named = {int(found[1]): found[2] for found in _POWER_MODEL.finditer(_text(root / "etc/nvpmodel.conf"))}
+    if not number.isdecimal():
+        return number or None
+    return f"{int(number)} ({named[int(number)]})" if int(number) in named else number
+
+
+def jetson_gpu_clock(root: Path = ROOT) -> tuple[int, int] | None:
+    """Present and greatest clock of a Jetson's GPU in MHz; None where the kernel shows none."""
+    for folder in sorted(root.glob("sys/class/devfreq/*")):
+        if folder.name.endswith(("gpu", "gv11b", "ga10b", "gp10b")):
+            now, most = _text(folder / "cur_freq").strip(), _text(folder / "max_freq").strip()
+            if now.isdecimal() and most.isdecimal():
+                return int(now) // 1_000_000, int(most) // 1_000_000
+    return None
+
+
+def cuda_toolkit(root: Path = ROOT) -> str | None:
+    """Version of the CUDA toolkit that is installed for the whole system; None where there is none."""
+    try:
+        found = json.loads(_text(root / "usr/local/cuda/version.json"))["cuda"]["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return f"toolkit {found} in /usr/local/cuda"
 
 
 def memory(root: Path = ROOT) -> Memory:
@@ -124,7 +153,7 @@ def gpu_power() -> GpuPower | None:
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
-    query = "--query-gpu=pstate,clocks.sm,clocks.max.sm,temperature.gpu,power.limit"
+    query = "--query-gpu=pstate,clocks.sm,clocks.max.sm,temperature.gpu,power.limit,memory.free"
     try:
         answer = subprocess.run(  # noqa: S603 (a fixed command)
             [command, query, "--format=csv,noheader,nounits", "--id=0"],
@@ -141,11 +170,11 @@ def gpu_power() -> GpuPower | None:
 def gpu_power_from_text(text: str) -> GpuPower | None:
     """One line of ``nvidia-smi --format=csv,noheader,nounits``.
 
-    >>> gpu_power_from_text("P8, 210, 2100, 41, 140.00").performance_state
+    >>> gpu_power_from_text("P8, 210, 2100, 41, 140.00, 15000").performance_state
     'P8'
     """
     parts = [part.strip() for part in text.strip().split(",")]
-    if len(parts) != 5:
+    if len(parts) != 6:
         return None
     return GpuPower(
         performance_state=parts[0],
@@ -153,6 +182,7 @@ def gpu_power_from_text(text: str) -> GpuPower | None:
         most_clock_mhz=parts[2],
         temperature_c=parts[3],
         power_limit_w=parts[4],
+        free_memory_mb=parts[5],
     )
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import ray
 
     from hffnet.runtime.classifier import Classifier
-    from hffnet.runtime.engines import EngineName
     from hffnet.runtime.field_of_view import TileSettings
     from hffnet.runtime.manifest import Precision
 
@@ -53,7 +52,7 @@ class WorkerPlan:
         tiles: how large frames are cut.
     """
 
-    engine: "EngineName"
+    engine: str
     precision: "Precision"
     threads: int
     num_workers: int | None

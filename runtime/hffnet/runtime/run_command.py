@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hffnet.runtime.commands import (
-    EngineChoice,
     EngineOption,
     JsonOption,
     PrecisionChoice,
@@ -174,6 +173,8 @@ def _open_classifier(settings: "RunSettings") -> "Classifier":
         engine=choice.name,
         precision=choice.precision,
         threads=choice.threads,
+        pin=choice.pin,
+        gpu=choice.gpu.settings(),
         gates=settings.gates,
         tiles=settings.tiles,
     )
@@ -374,7 +375,7 @@ def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore
     return show_and_tidy
 
 
-def settings_of_run(engine: "EngineChoice", precision: "PrecisionChoice") -> str:
+def settings_of_run(engine: str, precision: "PrecisionChoice") -> str:
     """Hash of the settings of a run with defaults for everything else."""
     from hffnet.runtime import run_settings
 

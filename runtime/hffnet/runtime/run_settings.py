@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hffnet.runtime.dashboard.settings import ViewChoice
+from hffnet.runtime.engines.target import target_from_text
+from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.field_of_view import TileSettings
 from hffnet.runtime.gates import GateSettings
@@ -28,12 +30,44 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class EngineChoice(_Strict):
-    """``[engine]``: which engine and precision, and how many threads it gets (all)."""
+class GpuChoice(_Strict):
+    """``[engine.gpu]``: how a TensorRT engine runs; see `GpuSettings`."""
 
-    name: Literal["auto", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx"] = "auto"
+    slots: Annotated[int, Field(ge=1, le=8)] = 2
+    graph: bool = True
+    wait: Literal["auto", "spin", "block"] = "auto"
+    keep_warm_s: _Seconds | None = None
+    version_compatible: bool = False
+
+    def settings(self) -> GpuSettings:
+        """As engines take it."""
+        return GpuSettings(
+            num_slots=self.slots,
+            graph=self.graph,
+            wait=self.wait,
+            keep_warm_seconds=self.keep_warm_s,
+            version_compatible=self.version_compatible,
+        )
+
+
+class EngineChoice(_Strict):
+    """``[engine]``: which engine, device and precision; how many threads it gets (all) and whether they are pinned."""
+
+    name: str = "auto"
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
+    pin: bool | None = None
+    gpu: GpuChoice = GpuChoice()
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name != "auto":
+            try:
+                target_from_text(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return name
 
 
 class RecordsChoice(_Strict):

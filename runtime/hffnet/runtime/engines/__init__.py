@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hffnet.runtime.engines.tensorrt import GpuSettings
     from hffnet.runtime.manifest import Precision
 
-EngineName = Literal["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]
-ENGINES: tuple[EngineName, ...] = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime")
+EngineName = Literal["tensorrt", "tensorrt-rtx", "tensorrt-lean", "openvino", "onnxruntime"]
+ENGINES: tuple[EngineName, ...] = ("tensorrt", "tensorrt-rtx", "tensorrt-lean", "openvino", "onnxruntime")
 """Every engine, those of a GPU first."""
 
 
@@ -69,7 +69,7 @@ class EngineIdentity:
         arithmetic: what the engine computes in where the graph is not quantized, e.g. ``f32`` or ``bf16``.
     """
 
-    name: EngineName
+    name: EngineName | Literal["torch-tensorrt"]
     version: str
     device: str
     precision: "Precision"
@@ -149,23 +149,25 @@ class OpenEngine:
 def open_engine(
     bundle: "Bundle",
     *,
-    engine: EngineName | Literal["auto"] = "auto",
+    engine: str = "auto",
     precision: "Precision | Literal['auto']" = "auto",
     threads: int | None = None,
+    pin: bool | None = None,
     gpu: "GpuSettings | None" = None,
 ) -> OpenEngine:
     """Open a graph of the bundle and prove it on this machine.
 
     ``auto`` engine: every engine that can run here is opened, proved and timed for about a second, once; the quickest
-    is remembered for this bundle and machine. One that is refused is named in a warning each time. ``auto`` precision:
-    int8 where the bundle has it for CPU engines (it passed its accuracy gate at export), else fp32; for TensorRT the
-    quicker of fp16 and int8, since that depends on the GPU.
+    is remembered for this bundle and machine. One that is here and is refused is named in a warning each time; that
+    there is no GPU is said once. ``auto`` precision: int8 where the bundle has it for CPU engines (it passed its
+    accuracy gate at export), else fp32; on a GPU the quicker of fp16 and int8, since that depends on the GPU.
 
     Args:
         bundle: a sound one.
-        engine: by name, or ``auto``.
+        engine: ``auto``, an engine, or an engine and its device such as ``openvino:gpu`` (see ``target``).
         precision: of the graph, or ``auto``.
         threads: of a CPU engine; all cores if None.
+        pin: whether its threads are tied to cores; each library's own choice if None.
         gpu: how a TensorRT engine runs; its defaults if None.
 
     Raises:
@@ -176,5 +178,5 @@ def open_engine(
     from hffnet.runtime.engines.choice import open_quickest
     from hffnet.runtime.engines.opening import OpenSettings, candidates_for
 
-    settings = OpenSettings(threads=threads) if gpu is None else OpenSettings(threads=threads, gpu=gpu)
+    settings = OpenSettings(threads=threads, pin=pin, **({} if gpu is None else {"gpu": gpu}))
     return open_quickest(bundle, candidates_for(bundle, engine, precision), settings)

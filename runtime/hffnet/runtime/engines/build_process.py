@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import resource
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from hffnet.runtime.errors import HffnetError
 
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16"}
 _DEFAULT_WORKSPACE = 2 << 30  # ahead of time nobody knows the target's free memory; the paper's network needs far less
+_LAST_BYTES = 16 << 20  # a request that fails is rarely larger than this
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _OUT_OF_MEMORY = ("outofmemory", "out of memory", "bad_alloc", "insufficient memory", "cudaerrormemoryallocation")
 _SOURCE_PLACE = re.compile(r"\s*\(?In \w+ at /\S+:\d+\)?|\s*In \w+ at /\S+:\d+|^\[\S+::\S+::\d+\]\s*", re.MULTILINE)
@@ -77,6 +79,9 @@ def _build(
     _set_architectures(trt, config, tuple(request["architectures"]), title)
     workspace = request["workspace_bytes"] or _workspace(gpu)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    if request["version_compatible"]:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)  # otherwise the engine would carry host code of its own
     cache = _set_timing_cache(config, flavour, timing_cache)
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt, replies)
@@ -216,12 +221,19 @@ def _build_failure(errors: list[str], title: str) -> str:
     text = " ".join(errors).lower()
     if "buildcanceled" in text:
         return f"{title}: the build was cancelled"
-    if any(sign in text for sign in _OUT_OF_MEMORY):
+    if any(sign in text for sign in _OUT_OF_MEMORY) or _is_at_its_limit():
         return (
             f"{title} ran out of memory while building: {_first(errors)}; close other programs, add swap,"
             " lower the workspace, or choose int8"
         )
     return f"{title} cannot build this graph: {_first(errors)}; use another precision, GPU or engine"
+
+
+def _is_at_its_limit() -> bool:
+    """Whether this process has had all the memory it may have: the library then fails in any place."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    found = re.search(r"VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return limit != resource.RLIM_INFINITY and found is not None and int(found[1]) * 1024 > limit - _LAST_BYTES
 
 
 def _first(errors: list[str]) -> str:

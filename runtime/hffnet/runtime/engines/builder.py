@@ -35,15 +35,19 @@ class BuildOptions:
         architectures: GPUs to build for, e.g. ``("sm86", "sm89")``; () for the GPU of this machine.
         batch: smallest, best and largest number of frames; three equal numbers give a fixed shape, which is fastest.
         workspace_bytes: scratch memory the engine may use; None for half of what the GPU has free.
+        version_compatible: later releases of TensorRT and its lean runtime may run it too; it may be slower.
     """
 
     architectures: tuple[str, ...] = ()
     batch: tuple[int, int, int] = (1, 1, 1)
     workspace_bytes: int | None = None
+    version_compatible: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
             raise ConfigError(f"batch {self.batch}: smallest, best and largest must be at least 1 and not decrease")
+        if self.workspace_bytes is not None and self.workspace_bytes < 1:
+            raise ConfigError(f"workspace_bytes is {self.workspace_bytes}; expected a positive number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,16 @@ class BuildProgress:
     phase: str
     share: float
     remaining_seconds: float | None
+
+    @property
+    def text(self) -> str:
+        """For people.
+
+        >>> BuildProgress(phase="tactics", share=0.25, remaining_seconds=18.4).text
+        '25 %, about 18 s left'
+        """
+        left = "" if self.remaining_seconds is None else f", about {self.remaining_seconds:.0f} s left"
+        return f"{100 * self.share:.0f} %{left}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +137,7 @@ def engine_from_onnx(
         "architectures": options.architectures,
         "batch": options.batch,
         "workspace_bytes": options.workspace_bytes,
+        "version_compatible": options.version_compatible,
         "onnx_bytes": len(onnx),
         "timing_cache_bytes": len(timing_cache),
     }
@@ -151,12 +166,25 @@ def engine_from_onnx(
     return BuiltEngine(engine=engine, sidecar=sidecar, timing_cache=new_timing_cache)
 
 
+def remaining_seconds(elapsed_seconds: float, share: float) -> float | None:
+    """Seconds left if the rest goes as the part so far; None while that part is too small to tell.
+
+    >>> remaining_seconds(6.0, 0.25), remaining_seconds(6.0, 0.01), remaining_seconds(0.5, 0.5)
+    (18.0, None, None)
+    """
+    return elapsed_seconds * (1 - share) / share if elapsed_seconds > 1 and share > 0.05 else None
+
+
 def _counts(sidecar: Sidecar) -> str:
     audit = sidecar.audit
     return f"convolutions {audit.convolutions}, matrix products {audit.products}"
 
 
 def _check_target(flavour: Flavour, version: str, options: BuildOptions) -> None:
+    if not flavour.builds:
+        raise ConfigError(f"the {flavour.title} builds no engines; build with --engine tensorrt on this machine")
+    if options.version_compatible and flavour.name != "tensorrt":
+        raise ConfigError(f"{flavour.title} has no version-compatible engines; leave out version_compatible")
     if options.architectures and not flavour.builds_without_gpu:
         raise ConfigError(f"{flavour.title} builds for the GPU of this machine only; leave out --gpu")
     if options.architectures:
@@ -221,8 +249,8 @@ class _BuildProcess:
                 case {"kind": "progress", "phase": phase, "share": share}:
                     if progress is not None:
                         elapsed = time.monotonic() - start
-                        remaining = elapsed * (1 - share) / share if elapsed > 1 and share > 0.05 else None
-                        progress(BuildProgress(phase=phase, share=share, remaining_seconds=remaining))
+                        left = remaining_seconds(elapsed, share)
+                        progress(BuildProgress(phase=phase, share=share, remaining_seconds=left))
                 case {"kind": "done", "facts": facts}:
                     return facts, self._engine, self._timing_cache
                 case {"sentence": sentence}:
@@ -263,7 +291,10 @@ class _BuildProcess:
             )
         last = self._complaints.decode(errors="replace").strip().splitlines()
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"{self._title}: the build process ended with {reason}: {last[-1] if last else 'it gave no reason'}"
+        told = last[-1] if last else "it gave no reason"
+        if -code in {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS}:
+            told += "; the builder may crash where memory runs out: close other programs, add swap, or build int8"
+        return f"{self._title}: the build process ended with {reason}: {told}"
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

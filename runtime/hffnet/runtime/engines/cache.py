@@ -12,9 +12,10 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from hffnet.runtime.engines.flavour import FlavourName
 from hffnet.runtime.engines.sidecar import Sidecar
 
 FOLDER_VARIABLE = "HFFNET_CACHE_DIR"
+FOLDER_SUFFIX = ".files"
+"""Of folders that a library fills itself; see ``sealed_folder``."""
+
 MAX_BYTES = 8 << 30
 """Least recently used files go first once the folder holds more."""
 
@@ -87,13 +91,28 @@ class EngineCache:
         """
         with ExitStack() as held:
             usable = self._enter_lock(key.stem, held)
-            if usable and (stored := self._load(key)):
+            if usable and (stored := self._load(key, lambda built_by: built_by == key.library_version)):
                 return stored
             built = build()
             if usable:
                 content = _header(key, built.sidecar) + built.engine
                 self._store_or_warn(key.stem, content)
             return memoryview(built.engine), built.sidecar
+
+    def stored(self, key: EngineKey, runs: Callable[[str], bool]) -> tuple[memoryview, Sidecar] | None:
+        """An engine that another library of this machine built and this one may run; None where there is none.
+
+        Args:
+            key: as the builder's, whatever its version.
+            runs: whether an engine built by that version can be run.
+        """
+        return self._load(key, runs)
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[bool]:
+        """Whether the folder can be used; while the block runs no other process holds ``name``."""
+        with ExitStack() as held:
+            yield self._enter_lock(name, held)
 
     def read(self, name: str) -> bytes | None:
         """A sealed blob (timing cache, runtime cache, choice of engine); None where there is none that is sound."""
@@ -145,10 +164,10 @@ class EngineCache:
         if not os.access(self.folder, os.W_OK):
             raise OSError(errno.EROFS, "it is read-only")
 
-    def _load(self, key: EngineKey) -> tuple[memoryview, Sidecar] | None:
+    def _load(self, key: EngineKey, runs: Callable[[str], bool]) -> tuple[memoryview, Sidecar] | None:
         path = self._path(key.stem)
         try:
-            stored = _engine_from_content(self._unsealed(key.stem), key)
+            stored = _engine_from_content(self._unsealed(key.stem), key, runs)
         except FileNotFoundError:
             return None
         except (NotSealedHereError, OSError, ValueError, KeyError) as error:
@@ -214,26 +233,39 @@ class EngineCache:
             temporary.unlink(missing_ok=True)
 
     def _evict(self, keep: Path) -> None:
-        files = [(path, path.stat()) for path in self.folder.glob(f"*{_SUFFIX}")]
-        total = sum(found.st_size for _, found in files)
-        for path, found in sorted(files, key=lambda item: item[1].st_mtime):
+        entries = [(path, path.stat().st_mtime, _size_of(path)) for path in self.folder.glob(f"*{_SUFFIX}")]
+        entries += [(path, path.stat().st_mtime, _size_of(path)) for path in self.folder.glob(f"*{FOLDER_SUFFIX}")]
+        total = sum(size for _, _, size in entries)
+        for path, _, size in sorted(entries, key=lambda entry: entry[1]):
             if total <= self._max_bytes:
                 return
-            if path != keep:
+            if path != keep and path.stem != keep.stem.removesuffix("-files"):
                 _log.info("removing %s: the cache holds more than %d MB", path, self._max_bytes // 1_000_000)
-                path.unlink(missing_ok=True)
-                total -= found.st_size
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                total -= size
 
 
-def _engine_from_content(content: memoryview, key: EngineKey) -> tuple[memoryview, Sidecar]:
+def _size_of(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _engine_from_content(
+    content: memoryview, key: EngineKey, runs: Callable[[str], bool]
+) -> tuple[memoryview, Sidecar]:
     end = bytes(content[:_MAX_HEADER]).index(b"\n")
     header = json.loads(bytes(content[:end]))
     sidecar = Sidecar.model_validate_json(json.dumps(header["sidecar"]))
-    if sidecar.library_version != key.library_version:
+    if not runs(sidecar.library_version):
         raise NotSealedHereError(
             f"it is stale: built by {sidecar.library} {sidecar.library_version}, this is {key.library_version}"
         )
-    if header["key"] != json.loads(json.dumps(asdict(key))):
+    wanted = {**asdict(key), "library_version": sidecar.library_version}
+    if header["key"] != json.loads(json.dumps(wanted)):
         raise NotSealedHereError("it was built for another graph, GPU or option")
     return content[end + 1 :], sidecar
 

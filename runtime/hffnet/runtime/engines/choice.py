@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hffnet.runtime.bundle import Bundle
 from hffnet.runtime.engines import EngineName, OpenEngine
 from hffnet.runtime.engines.cache import EngineCache, cache_folder
-from hffnet.runtime.engines.driver import probe_gpu
+from hffnet.runtime.engines.driver import NoGpuError, probe_gpu
 from hffnet.runtime.engines.flavour import FLAVOURS, installed_version
 from hffnet.runtime.engines.opening import Candidate, OpenSettings, open_candidate
 from hffnet.runtime.errors import EngineError, MissingExtraError
@@ -39,14 +39,17 @@ class ChoiceRow(BaseModel):
     """What was found of one candidate.
 
     Attributes:
+        target: engine and device as ``--engine`` takes them.
         median_ms: of the last comparison it took part in.
         chosen: it was the quickest of those that can be used.
         refused: why it cannot be used.
+        no_gpu: it was refused only because there is no GPU here.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     engine: EngineName
+    target: str
     precision: Precision
     version: str | None = None
     device: str | None = None
@@ -58,6 +61,16 @@ class ChoiceRow(BaseModel):
     flips: int | None = None
     chosen: bool = False
     refused: str | None = None
+    no_gpu: bool = False
+
+
+class Worked(BaseModel):
+    """What ``auto`` took last for a bundle on this machine, whatever else has changed since."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    target: str
+    precision: Precision
 
 
 class Choice(BaseModel):
@@ -88,10 +101,15 @@ def open_quickest(bundle: Bundle, candidates: tuple[Candidate, ...], settings: O
     if remembered is not None and (opened := _reopened(bundle, candidates, settings, remembered)):
         return opened
     choice, quickest = measured_choice(bundle, candidates, settings)
+    _say_what_has_no_gpu(choice)
     _warn_of_refused(choice)
     if quickest is None:
-        reasons = " ".join(f"{row.engine} {row.precision}: {row.refused}" for row in choice.rows)
-        raise EngineError(f"no engine can run this bundle here. {reasons}")
+        refused = _refused(choice)
+        if len(refused) == 1:  # one that was named, in several precisions
+            raise EngineError(next(iter(refused))[1])
+        reasons = (f"{target} ({', '.join(kinds)}): {reason}" for (target, reason), kinds in refused.items())
+        raise EngineError(f"no engine can run this bundle here. {'; '.join(reasons)}")
+    _warn_of_loss(cache, bundle, choice)
     store_choice(bundle, candidates, settings, choice)
     return quickest
 
@@ -123,9 +141,17 @@ def measured_choice(
         try:
             opened = open_candidate(bundle, candidate, settings)
         except (EngineError, MissingExtraError) as error:
-            rows.append(ChoiceRow(engine=candidate.engine, precision=candidate.graph.precision, refused=str(error)))
+            rows.append(
+                ChoiceRow(
+                    engine=candidate.engine,
+                    target=candidate.text,
+                    precision=candidate.graph.precision,
+                    refused=str(error),
+                    no_gpu=isinstance(error, NoGpuError),
+                )
+            )
             continue
-        rows.append(_row(opened))
+        rows.append(_row(opened, candidate))
         if quickest is None:
             (samples,) = _timed(bundle, (opened,), seconds)
             quickest, best = opened, len(rows) - 1
@@ -159,10 +185,11 @@ def _timed(bundle: Bundle, engines: tuple[OpenEngine, ...], seconds: float) -> t
     return samples_ms
 
 
-def _row(opened: OpenEngine) -> ChoiceRow:
+def _row(opened: OpenEngine, candidate: Candidate) -> ChoiceRow:
     identity = opened.identity
     return ChoiceRow(
-        engine=identity.name,
+        engine=candidate.engine,
+        target=candidate.text,
         precision=identity.precision,
         version=identity.version,
         device=identity.device,
@@ -181,31 +208,72 @@ def _reopened(
     bundle: Bundle, candidates: tuple[Candidate, ...], settings: OpenSettings, remembered: Choice
 ) -> OpenEngine | None:
     row = remembered.winner
-    wanted = [one for one in candidates if row and (one.engine, one.graph.precision) == (row.engine, row.precision)]
+    wanted = [one for one in candidates if row and (one.text, one.graph.precision) == (row.target, row.precision)]
     if not wanted:
         return None
     _warn_of_refused(remembered)
     try:
         return open_candidate(bundle, wanted[0], settings)
     except (EngineError, MissingExtraError) as error:
-        _log.warning("%s was the quickest engine here but fails now: %s; measuring again", wanted[0].engine, error)
+        _log.warning("%s was the quickest engine here but fails now: %s; measuring again", wanted[0].text, error)
         return None
 
 
 def _warn_of_refused(choice: Choice) -> None:
-    winner = choice.winner
-    instead = f"; {winner.engine} on {winner.device} is used instead" if winner else ""
-    refused = defaultdict[tuple[EngineName, str], list[str]](list)
-    for row in choice.rows:
-        if row.refused:
-            refused[row.engine, row.refused].append(row.precision)
-    for (engine, reason), precisions in refused.items():
+    instead = _instead(choice)
+    shown = choice.model_copy(update={"rows": tuple(row for row in choice.rows if not row.no_gpu)})
+    for (engine, reason), precisions in _refused(shown).items():
         _log.warning("engine %s (%s) is not used: %s%s", engine, ", ".join(precisions), reason, instead)
     unused = _unused_gpu(choice)
     if unused:
         _log.warning(
             "the GPU %s is not used%s: install tensorrt, or 'hffnet[tensorrt-rtx]' for an RTX card", unused, instead
         )
+
+
+def _refused(choice: Choice) -> dict[tuple[str, str], list[str]]:
+    """Precisions by target and reason: what is refused twice for one reason is said once."""
+    found = defaultdict[tuple[str, str], list[str]](list)
+    for row in choice.rows:
+        if row.refused:
+            found[row.target, row.refused].append(row.precision)
+    return found
+
+
+def _instead(choice: Choice) -> str:
+    winner = choice.winner
+    return f"; {winner.target} on {winner.device} is used instead" if winner else ""
+
+
+def _say_what_has_no_gpu(choice: Choice) -> None:
+    """Calmly, and only when engines are compared: a machine without a GPU is nothing out of order."""
+    if idle := dict.fromkeys(row.target for row in choice.rows if row.no_gpu):
+        _log.info("no NVIDIA GPU here: %s stay unused%s", ", ".join(idle), _instead(choice))
+
+
+def _warn_of_loss(cache: EngineCache, bundle: Bundle, choice: Choice) -> None:
+    """Say loudly that what ``auto`` took here before is refused now, even where its whole GPU is gone."""
+    graphs = sorted(bundle.sha256_of(graph.member) for graph in bundle.manifest.graphs)
+    name = f"worked-{hashlib.sha256(json.dumps(graphs).encode()).hexdigest()[:32]}"
+    stored = cache.read(name)
+    winner = choice.winner
+    try:
+        before = None if stored is None else Worked.model_validate_json(stored)
+    except ValidationError:
+        before = None  # of another hffnet
+    refused = {(row.target, row.precision): row.refused for row in choice.rows}
+    if before is not None and (reason := refused.get((before.target, before.precision))):
+        _log.warning(
+            "%s (%s) was used here before and is refused now: %s%s",
+            before.target,
+            before.precision,
+            reason,
+            _instead(choice),
+        )
+    if winner is not None:
+        now = Worked(target=winner.target, precision=winner.precision)
+        if now != before:
+            cache.write(name, now.model_dump_json().encode())
 
 
 def _unused_gpu(choice: Choice) -> str | None:
@@ -231,7 +299,7 @@ def _remembered(cache: EngineCache, name: str) -> Choice | None:
 def _name(bundle: Bundle, candidates: tuple[Candidate, ...], settings: OpenSettings) -> str:
     """Everything that could make another engine the quickest."""
     facts = {
-        "candidates": [[one.engine, one.graph.precision, bundle.sha256_of(one.graph.member)] for one in candidates],
+        "candidates": [[one.text, one.graph.precision, bundle.sha256_of(one.graph.member)] for one in candidates],
         "tolerances": [one.graph.tolerance for one in candidates],
         "versions": {one.engine: library_version(one.engine) for one in candidates},
         "cpu": cpu_name(),

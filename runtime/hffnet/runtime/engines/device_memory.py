@@ -108,14 +108,15 @@ def open_device_memory(wait: Wait = "auto") -> DeviceMemory:
         MissingExtraError: neither library is installed.
     """
     probe_gpu()
-    if _is_found("cuda.bindings.runtime"):
+    if is_module_found("cuda.bindings.runtime"):
         return CudaPythonMemory(wait)
-    if _is_found("pycuda.driver"):
+    if is_module_found("pycuda.driver"):
         return PycudaMemory(wait)
     raise MissingExtraError("no library for GPU memory is installed: pip install 'cuda-bindings>=12.9,<14'")
 
 
-def _is_found(module: str) -> bool:
+def is_module_found(module: str) -> bool:
+    """Whether a module could be imported; nothing of it runs but its parent packages."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:

@@ -22,7 +22,12 @@ _CUDA_ERRORS = {
     804: "this GPU does not support the installed compatibility package",
     999: "unknown reason: see dmesg for messages of the kernel module",
 }
+_NO_GPU = 100
 _COMPUTE_MAJOR, _COMPUTE_MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
+
+
+class NoGpuError(EngineError):
+    """This machine has no NVIDIA GPU, or no driver for one: nothing is broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +57,13 @@ def probe_gpu(library: str = _LIBRARY) -> Gpu:
     """The first GPU that the driver shows (CUDA_VISIBLE_DEVICES chooses).
 
     Raises:
-        EngineError: no driver, no GPU, or the driver refuses to start; the sentence says which.
+        NoGpuError: no driver, or the driver shows no GPU.
+        EngineError: there is a driver, but it refuses to start; the sentence says why.
     """
     try:
         cuda = ctypes.CDLL(library)
     except OSError as error:
-        raise EngineError(
+        raise NoGpuError(
             f"there is no NVIDIA driver on this machine ({error});"
             " install the driver, or use --engine openvino or onnxruntime"
         ) from error
@@ -73,8 +79,9 @@ def probe_gpu(library: str = _LIBRARY) -> Gpu:
 
 def _check(code: int, action: str) -> None:
     if code:
+        kind = NoGpuError if code == _NO_GPU else EngineError
         reason = _CUDA_ERRORS.get(code, "see the list of CUresult in the CUDA driver documentation")
-        raise EngineError(
+        raise kind(
             f"the NVIDIA driver cannot {action} (CUDA error {code}: {reason}); run nvidia-smi to see its state,"
             " or use --engine openvino or onnxruntime"
         )

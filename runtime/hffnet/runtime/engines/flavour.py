@@ -1,4 +1,4 @@
-"""The two TensorRT flavours: one API under two module names, and what tells them apart."""
+"""The TensorRT flavours: one API under three module names, and what tells them apart."""
 
 import ctypes
 import re
@@ -12,12 +12,12 @@ from typing import Literal
 from hffnet.runtime.engines.driver import Gpu
 from hffnet.runtime.errors import ConfigError, EngineError, MissingExtraError
 
-FlavourName = Literal["tensorrt", "tensorrt-rtx"]
+FlavourName = Literal["tensorrt", "tensorrt-rtx", "tensorrt-lean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavour:
-    """One of the two libraries.
+    """One of the libraries.
 
     Attributes:
         module: to import.
@@ -26,6 +26,7 @@ class Flavour:
         install: what to do where it is absent.
         builds_without_gpu: whether engines can be built ahead of time, for named architectures.
         has_timing_cache: whether measured kernels are kept between builds.
+        builds: whether it builds at all; the lean runtime only runs what TensorRT built to be version-compatible.
     """
 
     name: FlavourName
@@ -35,6 +36,7 @@ class Flavour:
     install: str
     builds_without_gpu: bool
     has_timing_cache: bool
+    builds: bool = True
 
 
 TENSORRT = Flavour(
@@ -55,7 +57,17 @@ TENSORRT_RTX = Flavour(
     builds_without_gpu=True,
     has_timing_cache=False,
 )
-FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+TENSORRT_LEAN = Flavour(
+    name="tensorrt-lean",
+    module="tensorrt_lean",
+    title="TensorRT lean runtime",
+    libraries=("libnvinfer_lean.so.11", "libnvinfer_lean.so.10"),
+    install="pip install 'hffnet[tensorrt-lean]' (tensorrt-lean-cu13: it runs engines and builds none)",
+    builds_without_gpu=False,
+    has_timing_cache=False,
+    builds=False,
+)
+FLAVOURS: dict[str, Flavour] = {flavour.name: flavour for flavour in (TENSORRT, TENSORRT_RTX, TENSORRT_LEAN)}
 _OLDEST = (10, 3)
 _CUDA_MAJORS = (13, 12)
 _DRIVER_OF_CUDA = {13: "580", 12: "525"}  # CUDA release notes, table of driver versions
@@ -124,8 +136,8 @@ def check_versions(flavour: Flavour, bindings: str, shared_library: int | None) 
         EngineError: they do not fit; calling into the library would end in a crash.
     """
     wanted = tuple(int(part) for part in bindings.split(".")[:2])
-    if flavour.name == "tensorrt" and wanted < _OLDEST:
-        raise EngineError(f"TensorRT {bindings} is installed; 10.3 (JetPack 6.1) or newer is needed: update it")
+    if flavour.name != "tensorrt-rtx" and wanted < _OLDEST:
+        raise EngineError(f"{flavour.title} {bindings} is installed; 10.3 (JetPack 6.1) or newer is needed: update it")
     if shared_library is None:
         return
     found = (shared_library // 10_000, shared_library % 10_000 // 100)
@@ -134,6 +146,18 @@ def check_versions(flavour: Flavour, bindings: str, shared_library: int | None) 
             f"{flavour.title}'s Python bindings are {bindings} but the shared library says"
             f" {found[0]}.{found[1]}: install both from one release"
         )
+
+
+def runs_version_compatible(built_by: str, runtime: str) -> bool:
+    """Whether a version-compatible engine of one TensorRT runs in another: the same release or a later one.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/engine-compatibility.html
+
+    >>> runs_version_compatible("10.16.1", "11.4.0"), runs_version_compatible("11.4.0", "10.16.1")
+    (True, False)
+    """
+    built, here = (tuple(int(part) for part in text.split(".")[:2]) for text in (built_by, runtime))
+    return _OLDEST <= built <= here
 
 
 def check_driver(flavour: Flavour, gpu: Gpu) -> None:

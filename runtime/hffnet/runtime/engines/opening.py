@@ -15,26 +15,55 @@ from hffnet.runtime.decode import decode
 from hffnet.runtime.engines import ENGINES, Engine, EngineIdentity, EngineName, OpenEngine, SelfTest
 from hffnet.runtime.engines.builder import BuildOptions, BuildProgress, BuiltEngine, engine_from_onnx
 from hffnet.runtime.engines.cache import EngineCache, EngineKey, cache_folder
-from hffnet.runtime.engines.driver import probe_gpu
-from hffnet.runtime.engines.flavour import FLAVOURS, Flavour, check_driver, installed_version, is_installed
+from hffnet.runtime.engines.driver import Gpu, probe_gpu
+from hffnet.runtime.engines.flavour import (
+    FLAVOURS,
+    TENSORRT,
+    TENSORRT_LEAN,
+    Flavour,
+    check_driver,
+    installed_version,
+    is_installed,
+    runs_version_compatible,
+)
+from hffnet.runtime.engines.sidecar import Sidecar
+from hffnet.runtime.engines.target import (
+    CPU,
+    ORT_PROVIDERS,
+    OrtProvider,
+    devices_to_try,
+    target_from_text,
+    text_of_target,
+)
 from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.errors import BundleError, ConfigError, EngineError, MissingExtraError
-from hffnet.runtime.manifest import Graph, Precision
+from hffnet.runtime.manifest import Family, Graph, Precision
 
 if TYPE_CHECKING:
     from hffnet.runtime.engines.tensorrt import TensorRtEngine
 
 _INSTALL = {"openvino": "pip install 'hffnet[openvino]'", "onnxruntime": "pip install onnxruntime"}
-_CPU_ORDER: tuple[Precision, ...] = ("int8", "fp32", "fp16")
-_GPU_ORDER: tuple[Precision, ...] = ("fp16", "int8")
+_Kinds = tuple[tuple[Precision, Family], ...]
+_ON_CPU: _Kinds = (("int8", "cpu"), ("fp32", "cpu"), ("fp16", "tensorrt"))
+"""``auto`` takes the first that the bundle has."""
+
+_ON_GPU: dict[EngineName, _Kinds] = {
+    # OpenVINO's own quantized kernels take unsigned activations also on Intel's GPUs.
+    "openvino": (("fp16", "tensorrt"), ("int8", "cpu")),
+    "onnxruntime": (("fp16", "tensorrt"), ("int8", "tensorrt")),
+    **dict.fromkeys(("tensorrt", "tensorrt-rtx", "tensorrt-lean"), (("fp16", "tensorrt"), ("int8", "tensorrt"))),
+}
+"""``auto`` tries each that the bundle has; float32, which is the same for all, where it has none of them."""
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSettings:
-    """How engines are opened; ``threads`` for CPU engines, ``gpu`` for TensorRT."""
+    """How engines are opened; ``threads`` and ``pin`` for CPU engines, ``gpu`` for TensorRT."""
 
     threads: int | None = None
+    pin: bool | None = None
     gpu: GpuSettings = field(default_factory=GpuSettings)
 
     def __post_init__(self) -> None:
@@ -44,10 +73,16 @@ class OpenSettings:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One graph on one engine."""
+    """One graph on one engine and device of it; "" where the engine has only one."""
 
     engine: EngineName
     graph: Graph
+    device: str = ""
+
+    @property
+    def text(self) -> str:
+        """As ``--engine`` takes it."""
+        return text_of_target(self.engine, self.device)
 
 
 def is_engine_installed(name: EngineName) -> bool:
@@ -55,42 +90,52 @@ def is_engine_installed(name: EngineName) -> bool:
     return is_installed(FLAVOURS[name]) if name in FLAVOURS else find_spec(name) is not None
 
 
-def candidates_for(
-    bundle: Bundle, engine: EngineName | Literal["auto"], precision: Precision | Literal["auto"]
-) -> tuple[Candidate, ...]:
+def candidates_for(bundle: Bundle, engine: str, precision: Precision | Literal["auto"]) -> tuple[Candidate, ...]:
     """What may be opened, in order of preference; at least one.
 
     Raises:
-        ConfigError: no such engine. MissingExtraError: the engine asked for is not installed.
+        ConfigError: no such engine or device. MissingExtraError: the engine asked for is not installed.
         BundleError: no graph of that precision for the engines that are left.
     """
-    if engine != "auto" and engine not in ENGINES:
-        raise ConfigError(f"engine {engine!r} is not known; expected one of auto, {', '.join(ENGINES)}")
-    if engine != "auto" and not is_engine_installed(engine):
-        how = FLAVOURS[engine].install if engine in FLAVOURS else _INSTALL[engine]
-        raise MissingExtraError(f"engine {engine} is not installed: {how}")
-    names = [name for name in ENGINES if is_engine_installed(name)] if engine == "auto" else [engine]
-    found = tuple(Candidate(name, graph) for name in names for graph in _graphs_for(bundle, name, precision))
+    if engine == "auto":
+        targets = [(name, device) for name in ENGINES if is_engine_installed(name) for device in devices_to_try(name)]
+    else:
+        name, device = target_from_text(engine)
+        if not is_engine_installed(name):
+            how = FLAVOURS[name].install if name in FLAVOURS else _INSTALL[name]
+            raise MissingExtraError(f"engine {name} is not installed: {how}")
+        if name == "onnxruntime" and device is not None:
+            from hffnet.runtime.engines.onnxruntime_providers import check_built_in
+
+            check_built_in(_provider(device))
+        targets = [(name, one) for one in (devices_to_try(name) if device is None else (device,))]
+    found = tuple(
+        Candidate(name, graph, device)
+        for name, device in targets
+        for graph in _graphs_for(bundle, name, device, precision)
+    )
     if found:
         return found
     held = ", ".join(f"{graph.precision} ({graph.family})" for graph in bundle.manifest.graphs)
     wanted = "no graph" if precision == "auto" else f"no {precision} graph"
+    names = " or ".join(text_of_target(name, device) for name, device in targets)
     raise BundleError(
-        f"{bundle.path} holds {held}, and {wanted} that {' or '.join(names)} can run:"
+        f"{bundle.path} holds {held}, and {wanted} that {names or 'an installed engine'} can run:"
         " choose another --precision or --engine, or export the bundle with it"
     )
 
 
-def _graphs_for(bundle: Bundle, engine: EngineName, precision: Precision | Literal["auto"]) -> tuple[Graph, ...]:
+def _graphs_for(
+    bundle: Bundle, engine: EngineName, device: str, precision: Precision | Literal["auto"]
+) -> tuple[Graph, ...]:
     here = {(graph.precision, graph.family): graph for graph in bundle.manifest.graphs}
-    if engine not in FLAVOURS:
-        order = _CPU_ORDER if precision == "auto" else (precision,)
-        return tuple(here[one, "cpu"] for one in order if (one, "cpu") in here)[:1]
-    order = _GPU_ORDER if precision == "auto" else (precision,)
-    found = tuple(here[one, "tensorrt"] for one in order if (one, "tensorrt") in here)
-    if not found and precision == "fp32" and ("fp32", "cpu") in here:
-        return (here["fp32", "cpu"],)  # float32 is the same for both families
-    return found
+    kinds = _ON_CPU if device == CPU else (*_ON_GPU[engine], ("fp32", "cpu"))
+    found = [here[kind] for kind in kinds if kind in here and precision in {"auto", kind[0]}]
+    if precision == "auto" and device == CPU:
+        return tuple(found[:1])
+    if precision == "auto" and len(found) > 1:
+        return tuple(graph for graph in found if graph.precision != "fp32")
+    return tuple(found)
 
 
 def open_candidate(bundle: Bundle, candidate: Candidate, settings: OpenSettings) -> OpenEngine:
@@ -101,9 +146,9 @@ def open_candidate(bundle: Bundle, candidate: Candidate, settings: OpenSettings)
         MissingExtraError: a library is not installed.
     """
     graph = candidate.graph
-    engine = _opener(candidate.engine)(bundle, graph, settings)
+    engine = _opener(candidate)(bundle, graph, settings)
     try:
-        self_test = _passed_self_test(engine, candidate.engine, bundle, graph)
+        self_test = _passed_self_test(engine, candidate.text, bundle, graph)
     except BaseException:
         engine.close()
         raise
@@ -119,26 +164,41 @@ def open_candidate(bundle: Bundle, candidate: Candidate, settings: OpenSettings)
     return OpenEngine(engine, identity, bundle.manifest.preprocess.size)
 
 
-def _opener(name: EngineName) -> Callable[[Bundle, Graph, OpenSettings], Engine]:
-    match name:
+def _opener(candidate: Candidate) -> Callable[[Bundle, Graph, OpenSettings], Engine]:
+    match candidate.engine:
         case "openvino":
-            return _open_openvino
+            return lambda bundle, graph, settings: _open_openvino(bundle, graph, settings, candidate.device)
         case "onnxruntime":
-            return _open_onnxruntime
+            return lambda bundle, graph, settings: _open_onnxruntime(bundle, graph, settings, candidate.device)
+        case "tensorrt-lean":
+            return _open_lean
         case "tensorrt" | "tensorrt-rtx":
-            return lambda bundle, graph, settings: _open_tensorrt(bundle, graph, settings, FLAVOURS[name])
+            return lambda bundle, graph, settings: _open_tensorrt(bundle, graph, settings, FLAVOURS[candidate.engine])
 
 
-def _open_onnxruntime(bundle: Bundle, graph: Graph, settings: OpenSettings) -> Engine:
+def _open_onnxruntime(bundle: Bundle, graph: Graph, settings: OpenSettings, device: str) -> Engine:
     from hffnet.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle.member(graph.member), settings.threads)
+    return OnnxRuntimeEngine(
+        bundle.member(graph.member),
+        settings.threads,
+        provider=_provider(device),
+        pin=bool(settings.pin),
+        frame_size=bundle.manifest.preprocess.size,
+        cache=EngineCache(cache_folder()),
+        name=f"{device}-{bundle.sha256_of(graph.member)[:32]}",
+    )
 
 
-def _open_openvino(bundle: Bundle, graph: Graph, settings: OpenSettings) -> Engine:
+def _provider(device: str) -> OrtProvider:
+    return next(one for one in ORT_PROVIDERS if one == device)
+
+
+def _open_openvino(bundle: Bundle, graph: Graph, settings: OpenSettings, device: str) -> Engine:
     from hffnet.runtime.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(bundle.member(graph.member), settings.threads, EngineCache(cache_folder()))
+    cache = EngineCache(cache_folder())
+    return OpenVinoEngine(bundle.member(graph.member), settings.threads, cache, device=device, pin=settings.pin)
 
 
 def _open_tensorrt(bundle: Bundle, graph: Graph, settings: OpenSettings, flavour: Flavour) -> Engine:
@@ -146,7 +206,10 @@ def _open_tensorrt(bundle: Bundle, graph: Graph, settings: OpenSettings, flavour
 
     gpu, version = probe_gpu(), installed_version(flavour)
     check_driver(flavour, gpu)
-    options = BuildOptions(architectures=(gpu.architecture,) if flavour.builds_without_gpu else ())
+    options = BuildOptions(
+        architectures=(gpu.architecture,) if flavour.builds_without_gpu else (),
+        version_compatible=settings.gpu.version_compatible and flavour is TENSORRT,
+    )
     key = EngineKey(
         onnx_sha256=bundle.sha256_of(graph.member),
         library=flavour.name,
@@ -180,9 +243,36 @@ def _open_tensorrt(bundle: Bundle, graph: Graph, settings: OpenSettings, flavour
     return engine
 
 
+def _open_lean(bundle: Bundle, graph: Graph, settings: OpenSettings) -> Engine:
+    """The lean runtime runs what TensorRT built on this machine and sealed in this cache; nothing else."""
+    from hffnet.runtime.engines.tensorrt import TensorRtEngine
+
+    gpu, version = probe_gpu(), installed_version(TENSORRT_LEAN)
+    check_driver(TENSORRT_LEAN, gpu)
+    stored = stored_for_lean(EngineCache(cache_folder()), bundle.sha256_of(graph.member), version, gpu)
+    if stored is None:
+        raise EngineError(
+            f"{TENSORRT_LEAN.title} {version} builds no engines, and the cache holds no version-compatible"
+            f" {graph.precision} engine of this bundle for {gpu.name}: open it once with --engine tensorrt and"
+            " [engine.gpu] version_compatible = true, by the same user on this machine"
+        )
+    return TensorRtEngine(stored[0], TENSORRT_LEAN, graph.precision, settings.gpu)
+
+
+def stored_for_lean(cache: EngineCache, onnx_sha256: str, version: str, gpu: Gpu) -> tuple[memoryview, Sidecar] | None:
+    """The version-compatible engine of a graph that TensorRT of this or an earlier release left in the cache."""
+    key = EngineKey(
+        onnx_sha256=onnx_sha256,
+        library=TENSORRT.name,
+        library_version=version,
+        gpu=f"{gpu.name} {gpu.architecture}",
+        options=BuildOptions(version_compatible=True),
+    )
+    return cache.stored(key, lambda built_by: runs_version_compatible(built_by, version))
+
+
 def _log_progress(progress: BuildProgress) -> None:
-    left = "" if progress.remaining_seconds is None else f", about {progress.remaining_seconds:.0f} s left"
-    _log.info("building: %.0f %%%s (%s)", 100 * progress.share, left, progress.phase)
+    _log.info("building: %s (%s)", progress.text, progress.phase)
 
 
 def _keep_kernels(cache: EngineCache, name: str, before: bytes, engine: "TensorRtEngine") -> None:
@@ -191,7 +281,7 @@ def _keep_kernels(cache: EngineCache, name: str, before: bytes, engine: "TensorR
         cache.write(name, compiled)
 
 
-def _passed_self_test(engine: Engine, name: EngineName, bundle: Bundle, graph: Graph) -> SelfTest:
+def _passed_self_test(engine: Engine, name: str, bundle: Bundle, graph: Graph) -> SelfTest:
     result = self_test(engine, bundle, graph)
     _log.info("self-test of %s %s, %s: %s", name, engine.version, graph.precision, dataclasses.asdict(result))
     if not result.passed:

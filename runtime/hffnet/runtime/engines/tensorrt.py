@@ -37,12 +37,15 @@ class GpuSettings:
         wait: how the CPU waits; ``spin`` is quickest and keeps one core busy.
         keep_warm_seconds: run an idle engine this often, so that the GPU's clocks stay up between frames that come
             seldom; None to let it rest.
+        version_compatible: build TensorRT engines so that later releases and the lean runtime on this machine may run
+            them; they may be slower.
     """
 
     num_slots: int = 2
     graph: bool = True
     wait: Wait = "auto"
     keep_warm_seconds: float | None = None
+    version_compatible: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_slots <= 8:
