@@ -60,6 +60,10 @@ class _Places:
         return self.root / "decisions.csv"
 
     @property
+    def live(self) -> Path:
+        return self.root / "live"
+
+    @property
     def frame(self) -> Path:
         return self.root / "frame.tif"
 
@@ -75,11 +79,18 @@ def demo(
     unseen_per_class: Annotated[int, typer.Option(min=1, help="Frames of each class that arrive live.")] = 12,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the nano recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawing and the training.")] = 0,
+    view: Annotated[
+        bool, typer.Option("--view", help="Afterwards go on live, with a page to look at, until Ctrl-C.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw SEM-like frames, train, export int8, classify a live folder: about five minutes on two cores."""
     from rich.console import Console
 
+    from hffnet.export.demo_view import PACE_S, check_view, show_live
+
+    if view:
+        check_view()
     places, console = _Places(root=out), Console(stderr=True)
     _clear(places)
     with _step(console, "1/4 drawing frames"):
@@ -95,6 +106,9 @@ def demo(
         print_json(_document(places, bundle, summary, live))
     else:
         print_tables([_scores(bundle, live), _latency(summary), _files(places)])
+    if view:
+        console.print(f"a frame every {PACE_S:.0f} s comes into {places.live}; Ctrl-C ends it")
+        show_live(places.bundle, places.unseen, places.live, seed=seed)
 
 
 @contextmanager
@@ -110,10 +124,10 @@ def _clear(places: _Places) -> None:
     if places.root.exists() and not places.root.is_dir():
         raise ConfigError(f"--out {places.root} is a file; name a folder")
     places.root.mkdir(parents=True, exist_ok=True)
-    for folder in (places.labelled, places.unseen, places.watched, places.checkpoint):
+    for folder in (places.labelled, places.unseen, places.watched, places.checkpoint, places.live):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(places.root / "checkpoint.training", ignore_errors=True)
-    for pattern in ("model.hffnet", "records.sqlite*", "decisions.csv", "frame.tif"):
+    for pattern in ("model.hffnet", "records.sqlite*", "live.sqlite*", "decisions.csv", "frame.tif"):
         for file in places.root.glob(pattern):
             file.unlink()
 

@@ -136,7 +136,7 @@ def run(
     if check:
         _check(settings, as_json=as_json)
     else:
-        _run(settings, as_json=as_json)
+        run_settings_through(settings, as_json=as_json)
 
 
 def _option(name: str) -> str:
@@ -207,7 +207,8 @@ def _check(settings: "RunSettings", *, as_json: bool) -> None:
         typer.echo(f"sound: {settings.bundle} on {settings.public().source}; records in {file}")
 
 
-def _run(settings: "RunSettings", *, as_json: bool) -> None:
+def run_settings_through(settings: "RunSettings", *, as_json: bool) -> None:
+    """``hffnet run`` with these settings: until the source ends or a signal comes."""
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.service import Service
     from hffnet.runtime.signals import stop_on_signals
