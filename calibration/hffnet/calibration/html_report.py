@@ -165,12 +165,12 @@ def _decibel(power: float, noise: float) -> float | None:
 
 
 def _bars(gate: GateReport) -> list[tuple[str, float, float]]:
-    """Name, divergence, and width 0..1 of each group on a log scale over four decades."""
-    worst = max((cost.cost.divergence for cost in gate.sensitivity), default=0.0)
+    """Name, error of the logits, and width 0..1 of each group on a log scale over three decades."""
+    worst = max((cost.cost.logit_error for cost in gate.sensitivity), default=0.0)
     found = []
     for entry in gate.sensitivity:
-        value = entry.cost.divergence
-        width = max(0.01, 1 + math.log10(value / worst) / 4) if value > 0 and worst > 0 else 0.0
+        value = entry.cost.logit_error
+        width = max(0.01, 1 + math.log10(value / worst) / 3) if value > 0 and worst > 0 else 0.0
         found.append((entry.name, value, width))
     return found
 
