@@ -12,6 +12,7 @@ from hffnet.calibration.observers import (
     NUM_LEVELS,
     Entropy,
     Histogram,
+    MeanCubedError,
     MeanSquaredError,
     MinMax,
     MovingAverage,
@@ -34,10 +35,10 @@ def heavy_tailed(num: int = 20_000, seed: int = 0) -> Values:
     return np.maximum(np.random.default_rng(seed).standard_t(3, num), 0).astype(np.float32)
 
 
-def squared_error(values: Values, limit: float) -> float:
+def mean_error(values: Values, limit: float, power: int) -> float:
     step = limit / NUM_LEVELS
     quantized = np.clip(np.rint(values / step), -NUM_LEVELS, NUM_LEVELS) * step
-    return float(np.mean((values - quantized) ** 2, dtype=np.float64))
+    return float(np.mean(np.abs(values - quantized) ** power, dtype=np.float64))
 
 
 @given(batches)
@@ -78,16 +79,24 @@ def test_percentile_is_the_ranked_value_to_one_bin(parts: list[Values], percenti
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 5e4], ids=["small", "one", "large"])
-def test_mse_is_as_good_as_trying_every_range(scale: float) -> None:
+@pytest.mark.parametrize("kind", [MeanSquaredError, MeanCubedError], ids=["squared", "cubed"])
+def test_least_error_is_as_good_as_trying_every_range(kind: type[MeanSquaredError], scale: float) -> None:
     values = heavy_tailed() * np.float32(scale)
-    observer = MeanSquaredError()
+    observer = kind()
     for part in np.array_split(values, 7):
         observer.update(part)
     amax = float(values.max())
-    best = min(squared_error(values, limit) for limit in np.linspace(0.02, 1, 200) * amax)
-    # 2 %: values are taken as uniform within a bin, and candidates are 3 % apart.
-    assert squared_error(values, observer.range()) <= 1.02 * best
-    assert observer.range() < amax
+    best = min(mean_error(values, limit, observer.power) for limit in np.linspace(0.02, 1, 200) * amax)
+    # 3 %: values are taken as uniform within a bin, and candidates are 3 % apart.
+    assert mean_error(values, observer.range(), observer.power) <= 1.03 * best
+    assert observer.range() <= amax
+
+
+def test_cubed_error_clips_less_than_squared_error() -> None:
+    squared, cubed = MeanSquaredError(), MeanCubedError()
+    for observer in (squared, cubed):
+        observer.update(heavy_tailed())
+    assert squared.range() < cubed.range() <= cubed.histogram.amax
 
 
 def test_divergence_agrees_with_a_loop_over_bins() -> None:
@@ -121,7 +130,7 @@ def test_moving_average_follows_batches() -> None:
     assert observer.range() == pytest.approx(5.5)
 
 
-@pytest.mark.parametrize("name", ["minmax", "moving-average", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("name", ["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"])
 def test_zeros_give_zero_and_nan_is_refused(name: ObserverName) -> None:
     observer = observer_from_name(name)
     observer.update(np.zeros((2, 3), np.float32))

@@ -17,8 +17,9 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 ONNX file to write.")],
     num_frames: Annotated[int, typer.Option(min=1, help="Frames to use; 500 and more are recommended.")] = 512,
     observer: Annotated[
-        Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
-    ] = "entropy",
+        Literal["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"],
+        typer.Option(help="How ranges are chosen."),
+    ] = "cubed-error",
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     include: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to quantize all the same.")] = None,

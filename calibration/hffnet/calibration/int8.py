@@ -8,7 +8,7 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hffnet.calibration.bias import WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
 from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS, Observer, ObserverName, observer_from_name
-from hffnet.calibration.placement import Mode, Placement, placement_from_onnx
+from hffnet.calibration.placement import Mode, Placement, WeightedPoint, placement_from_onnx
 from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
 from hffnet.calibration.report import CalibrationReport, Method, SmoothedNorm, tool_versions
 from hffnet.calibration.smoothing import (
@@ -49,7 +49,7 @@ class CalibrationOptions:
         batch: frames per run of the graph.
     """
 
-    observer: ObserverName = "entropy"
+    observer: ObserverName = "cubed-error"
     percentile: float = 99.99
     mode: Mode = "cnn+linear"
     include: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ def calibration_from_frames(
         name: observer_from_name(options.observer, percentile=options.percentile) for name in placement.tensors
     }
     if options.bias_correction:
-        observers = {name: WithMean(observer) for name, observer in observers.items()}
+        observers |= {p.activation: WithMean(observers[p.activation]) for p in _once(placement.weighted)}
     with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
         path = _smoothed(float_model, smoothing, Path(folder))
         ranges = ranges_from_frames(
@@ -246,7 +246,14 @@ def _planned(
     model = model_from_path(path)
     if placement is None:
         placement = placement_from_onnx(model, options.mode, include=options.include, exclude=options.exclude)
+    if activations == "int8":
+        placement = placement.for_tensorrt()  # ranges of what only CPU engines want would be measured for nothing
     return placement, _levels(model, activations), tuple(smoothable(GraphIndex(model), placement))
+
+
+def _once(points: Sequence[WeightedPoint]) -> Collection[WeightedPoint]:
+    """One point for each activation."""
+    return {point.activation: point for point in points}.values()
 
 
 def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, int]:

@@ -68,7 +68,8 @@ def groups_from_placement(placement: Placement) -> tuple[Group, ...]:
     """
     found: dict[tuple[str, str, str], list[str]] = {}
     named = [(p.node, p.weight, p.op_type, p.output) for p in placement.weighted]
-    named += [(p.node, "", "Add", p.output) for p in placement.residuals]
+    sums = {p.output: p.node for p in (*placement.residuals, *placement.cpu_sums)}
+    named += [(node, "", "Add", output) for output, node in sums.items()]
     for node, weight, kind, output in named:
         stage, block = _place(node, weight)
         found.setdefault((stage, block, kind), []).append(output)
@@ -140,7 +141,7 @@ class _Ranking:
     num_measured: int = 0
 
     def measure(self, groups: Sequence[Group], most: int) -> None:
-        every = {p.output for p in (*self.placement.weighted, *self.placement.residuals)}
+        every = {output for group in groups_from_placement(self.placement) for output in group.outputs}
         for group in groups:
             alone = self.placement.without(every - set(group.outputs), "another group is measured")
             model = self.quantizer(alone).SerializeToString()
