@@ -11,7 +11,7 @@ from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_fr
 from hffnet.calibration.gate import Budget, GateReport, placement_within_budget
 from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement, ResidualPoint, placement_from_onnx
-from hffnet.calibration.sensitivity import groups_from_placement
+from hffnet.calibration.sensitivity import groups_from_placement, ranked_groups
 from hffnet.runtime.decode import DecodeSpec, decode
 from hffnet.runtime.errors import ConfigError, GateError
 from hffnet.runtime.graph import facts_from_onnx
@@ -93,6 +93,36 @@ def test_the_curve_is_drawn_where_it_is_asked_for(network: Path, held_out: HeldO
     assert shares == sorted(shares, reverse=True)
     assert len(report.sensitivity) == len(groups_from_placement(calibration.placement))
     assert report.num_ranking_frames == 8
+
+
+def test_a_large_network_is_ranked_by_stages_first(network: Path, held_out: HeldOut, reference: Scored) -> None:
+    sound = placement_from_onnx(onnx.load(network))
+    calibration = calibrated(network, with_transformer_sums(sound))
+    stages = dict.fromkeys((p.output for p in sound.weighted), "trunk") | {"x1": "encoder", "x2": "encoder"}
+    renamed = {p.node: f"{stages.get(p.output, 'trunk')}.{k}.{p.node}/Op" for k, p in enumerate(sound.weighted)}
+    placement = replace(
+        calibration.placement,
+        weighted=tuple(replace(p, node=renamed[p.node]) for p in calibration.placement.weighted),
+        residuals=tuple(
+            replace(p, node=f"{stages.get(p.output, 'sums')}.0.{p.node}/Op") for p in calibration.placement.residuals
+        ),
+        cpu_sums=(),
+    )
+    progress = list[tuple[int, int]]()
+    ranked = ranked_groups(
+        calibration.quantized,
+        placement,
+        reference,
+        held_out,
+        num_runs=6,
+        progress=lambda done, of: progress.append((done, of)),
+    )
+    # Three stages, of which only the broken one is worth taking apart; it has a single group.
+    assert [group.name for group, _ in ranked][0] == "encoder.0 Add"
+    assert {group.name for group, _ in ranked[1:]} == {"trunk all", "sums.0 Add"}
+    assert progress == [(1, 6), (2, 6), (3, 6)]
+    every = groups_from_placement(placement)
+    assert {o for group, _ in ranked for o in group.outputs} == {o for group in every for o in group.outputs}
 
 
 def test_ranges_that_clip_everything_are_refused(network: Path, held_out: HeldOut, reference: Scored) -> None:

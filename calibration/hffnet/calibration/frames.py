@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 RECOMMENDED_NUM_FRAMES = 500
 DEFAULT_NUM_FRAMES = 512
+_FARTHEST = 2.0  # one step of magnification between two ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,27 @@ def check_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> None:
         )
     if num > 1 and all(np.array_equal(pixels, pixels_NHW[0]) for pixels in pixels_NHW[1:]):
         raise DatasetError(f"all {num} calibration frames are the same picture; expected different ones, better 500")
+
+
+def check_magnification(calibration_um: Sequence[float | None], measured_um: Sequence[float | None]) -> None:
+    """Refuse calibration frames of another modality than those the network is judged on.
+
+    Args:
+        calibration_um: micrometres per pixel of the calibration frames; None where a file does not say.
+        measured_um: the same of the held-out frames.
+
+    Raises:
+        DatasetError: both are known, and the ranges lie further apart than a factor of two.
+    """
+    found, expected = ([size for size in sizes if size] for sizes in (calibration_um, measured_um))
+    if not found or not expected:
+        return
+    if min(found) > _FARTHEST * max(expected) or max(found) * _FARTHEST < min(expected):
+        raise DatasetError(
+            f"the calibration frames have {min(found):.4g} to {max(found):.4g} µm per pixel, the held-out ones"
+            f" {min(expected):.4g} to {max(expected):.4g}; ranges measured at another magnification do not fit."
+            " Calibrate with frames like those the network is for"
+        )
 
 
 def origins_from_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> tuple[FrameOrigin, ...]:

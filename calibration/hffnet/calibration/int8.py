@@ -19,8 +19,15 @@ from onnx import ModelProto
 from hffnet.calibration.bias import WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
-from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS, Observer, ObserverName, observer_from_name
-from hffnet.calibration.placement import Mode, Placement, WeightedPoint, placement_from_onnx
+from hffnet.calibration.observers import (
+    NUM_LEVELS,
+    NUM_UNSIGNED_LEVELS,
+    MinMax,
+    Observer,
+    ObserverName,
+    observer_from_name,
+)
+from hffnet.calibration.placement import Mode, Placement, WeightedPoint, placement_from_onnx, reads_picture
 from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
 from hffnet.calibration.report import CalibrationReport, Method, SmoothedNorm, tool_versions
 from hffnet.calibration.smoothing import (
@@ -192,7 +199,7 @@ def calibration_from_frames(
     """
     check_pixels(frames_NHW)
     used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
-    placement, levels, norms = _planned(float_model, options, activations, placement)
+    placement, levels, norms, pictures = _planned(float_model, options, activations, placement)
     began = time.monotonic()
     smoothing = _smoothing(float_model, frames_NHW, placement, norms) if options.smoothing and norms else {}
     observers: dict[str, Observer] = {
@@ -200,17 +207,20 @@ def calibration_from_frames(
     }
     if options.bias_correction:
         observers |= {p.activation: WithMean(observers[p.activation]) for p in _once(placement.weighted)}
+    # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
+    watched = {name: MinMax() for name in pictures if name not in observers}
     with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
         path = _smoothed(float_model, smoothing, Path(folder))
         ranges = ranges_from_frames(
             path,
             frames_NHW,
-            observers,
+            {**watched, **observers},
             batch=options.batch,
             num_levels=levels,
             progress=progress,
             resume=Resume(path=keep, identity=_identity(path, used, options, observers)) if keep else None,
         )
+        ranges = {name: ranges[name] for name in placement.tensors}
         means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
         shifts = shifts_from_means(model_from_path(path), means, placement) if means else {}
     seconds = time.monotonic() - began
@@ -241,14 +251,16 @@ def _identity(
 
 def _planned(
     path: Path, options: CalibrationOptions, activations: ActivationType, placement: Placement | None
-) -> tuple[Placement, dict[str, int], tuple[str, ...]]:
+) -> tuple[Placement, dict[str, int], tuple[str, ...], tuple[str, ...]]:
     """Only names leave this function, so the weights are freed before the frames run."""
     model = model_from_path(path)
     if placement is None:
         placement = placement_from_onnx(model, options.mode, include=options.include, exclude=options.exclude)
     if activations == "int8":
         placement = placement.for_tensorrt()  # ranges of what only CPU engines want would be measured for nothing
-    return placement, _levels(model, activations), tuple(smoothable(GraphIndex(model), placement))
+    index = GraphIndex(model)
+    pictures = tuple(node.input[0] for node in index.nodes if reads_picture(node, index))
+    return placement, _levels(model, activations), tuple(smoothable(index, placement)), pictures
 
 
 def _once(points: Sequence[WeightedPoint]) -> Collection[WeightedPoint]:

@@ -200,13 +200,15 @@ def _reason_to_stay_float(
         return None
     if node.output[0] in heads:
         return "head"
-    if node.op_type != "Conv":
-        return "mode cnn" if mode == "cnn" else None
-    return "reads the picture" if _reads_picture(node, index) else None
+    if mode == "cnn" and node.op_type != "Conv":
+        return "mode cnn"
+    return "reads the picture" if reads_picture(node, index) else None
 
 
-def _reads_picture(node: NodeProto, index: GraphIndex) -> bool:
-    """Whether a convolution stands right behind the graph's input: few channels, and no other weighted node before."""
+def reads_picture(node: NodeProto, index: GraphIndex) -> bool:
+    """Whether this is a convolution right behind the graph's input: few channels, and no other weighted node before."""
+    if node.op_type != "Conv" or not _weight_input_is_constant(node, index):
+        return False
     if index.constants[node.input[1]].dims[1] > _MOST_PICTURE_CHANNELS or attribute(node, "group", 1) > 1:
         return False
     names, seen = [node.input[0]], set[str]()

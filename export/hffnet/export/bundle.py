@@ -18,7 +18,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
-from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames, pixel_size_from_file
+from hffnet.calibration.frames import (
+    CalibrationFrames,
+    check_magnification,
+    choose_frames,
+    load_frames,
+    pixel_size_from_file,
+)
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
@@ -145,6 +151,7 @@ class _Exporter:
         self._checkpoint = checkpoint
         self._roles = roles
         self._frames_NHW = measured.pixels
+        self._measured_sizes_um = measured.pixel_sizes_um
         self._held_out = HeldOut(
             frames=measured.pixels,
             truths=[frame.classes for frame in roles.held_out.frames],
@@ -214,6 +221,7 @@ class _Exporter:
         )
         self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
+        check_magnification(frames.pixel_sizes_um, self._measured_sizes_um)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
         half = self._fp16(form, fp32, frames, vectors) if options.fp16 else None
         del form
