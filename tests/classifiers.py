@@ -66,17 +66,16 @@ def resnet50(weights: Path) -> PlainResNet:
 
 
 def write_onnx(network: nn.Module, path: Path, size: int) -> None:
-    """One self-contained file: input ``frames``, uint8 (N, size, size); output ``logits``."""
+    """One self-contained file: input ``frames``, uint8 (1, size, size); output ``logits``."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _OfFrames(network).eval(),
-            (torch.zeros(2, size, size, dtype=torch.uint8),),
+            (torch.zeros(1, size, size, dtype=torch.uint8),),
             dynamo=True,
             opset_version=20,
             input_names=["frames"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
     assert program is not None
