@@ -20,6 +20,7 @@ from hffnet.calibration.observers import (
     Percentile,
     divergence_from_counts,
     observer_from_name,
+    percentile_range,
 )
 from hffnet.runtime.errors import ConfigError, GraphError
 
@@ -57,6 +58,22 @@ def test_histogram_counts_as_numpy_does_in_any_order(parts: list[Values]) -> Non
         np.testing.assert_array_equal(forward.counts, expected)
     else:
         assert forward.counts.sum() == magnitudes.size
+
+
+def test_large_tensors_are_sampled_but_their_maximum_is_not() -> None:
+    histogram = Histogram()
+    parts = [heavy_tailed(200_000, seed) for seed in range(8)]
+    parts[3][12_345] = 777.0
+    for part in parts:
+        histogram.update(part)
+    magnitudes = np.concatenate(parts)
+    assert histogram.amax == 777.0
+    assert histogram.counts.sum() < magnitudes.size / 5
+    for percentile in (90.0, 99.0, 99.9):
+        found = percentile_range(histogram, percentile)
+        assert found == pytest.approx(
+            np.percentile(magnitudes, percentile), rel=0.1, abs=2 * histogram.limit / NUM_BINS
+        )
 
 
 @given(batches)
