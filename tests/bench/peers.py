@@ -1,7 +1,8 @@
 """The same trained network in hffnet and as other tools would run it, in turns of one run, on the same frames.
 
-``python -m tests.bench.peers BUNDLE CHECKPOINT FRAMES [--seconds S] [--threads N]`` prints Markdown. What the peers
-leave out stands beside each figure: end to end they read and shrink the whole picture with OpenCV, info bar and all.
+``python -m tests.bench.peers BUNDLE CHECKPOINT FRAMES`` prints Markdown. ``--ultralytics PYTHON`` adds Ultralytics from
+an environment of its own, PYTHON being its interpreter (see ``peer_ultralytics``). What the peers leave out stands
+beside each figure: end to end they read and shrink the whole picture with OpenCV, info bar and all.
 """
 
 import argparse
@@ -81,6 +82,44 @@ class PeerInfer:
         return {}
 
 
+class UltralyticsProcess:
+    """Ultralytics' ResNet50 classifier in its own environment, one file per query; the pipe costs some 0.1 ms.
+
+    Its two figures come from one query: the whole of ``predict`` as the latency, inference as a stage of it.
+    """
+
+    leaves_out = f"{_LEAVES_OUT}; a flat ResNet50 without transformer"
+
+    def __init__(self, python: Path, form: str, files: list[Path], size: int, threads: int) -> None:
+        script = Path(__file__).with_name("peer_ultralytics.py")
+        command = [str(python), str(script), form, str(size), str(threads)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._files = files
+        self.name = f"{self._answer()}, {form} fp32"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise SystemExit(f"Ultralytics ended with {self._process.wait()}; run its script by hand to see why")
+        return line
+
+    def __call__(self, turn: int, _num_frames: int) -> Mapping[str, float]:
+        """See ``Work``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{self._files[turn % len(self._files)]}\n")
+        self._process.stdin.flush()
+        inference_ms, _ = map(float, self._answer().split())
+        return {"inference": inference_ms}
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -88,6 +127,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--ultralytics", type=Path, metavar="PYTHON", help="interpreter of its environment")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bundle = open_bundle(options.bundle)
@@ -95,6 +135,12 @@ def main() -> None:
     clock = SystemClock(Event())
     with ExitStack() as stack:
         works, leaves_out = _works(bundle, options.checkpoint, files, options.threads, stack)
+        for form in ("torch", "onnx", "openvino") if options.ultralytics else ():
+            size = bundle.manifest.preprocess.size
+            peer = UltralyticsProcess(options.ultralytics, form, files, size, options.threads)
+            stack.callback(peer.close)
+            works[peer.name, "end to end"] = peer
+            leaves_out[peer.name] = peer.leaves_out
         streams = {
             key: Stream(work, "end-to-end", settings=ScenarioSettings(), batch=1, clock=clock)
             for key, work in works.items()
@@ -172,9 +218,9 @@ def _page(
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, missing in leaves_out.items():
-        infer, journey = (
-            percentiles_from_samples(found[name, what].latency_ms) for what in ("inference", "end to end")
-        )
+        whole = found[name, "end to end"]
+        alone_ms = found[name, "inference"].latency_ms if (name, "inference") in found else whole.stages_ms["inference"]
+        infer, journey = percentiles_from_samples(alone_ms), percentiles_from_samples(whole.latency_ms)
         cells = [_ms(infer.p50_ms), _ms(infer.p90_ms), _ms(journey.p50_ms), _ms(journey.p90_ms)]
         lines.append(f"| {name} | {' | '.join(cells)} | {infer.num_samples}, {journey.num_samples} | {missing} |")
     return "\n".join(lines)

@@ -111,6 +111,26 @@ def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, dataset: 
     assert (tmp_path / "cut" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # within MLflow and its database library
+def test_mlflow_gets_the_same_curves_in_one_run_over_a_resume(
+    tmp_path: Path, dataset: Dataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("mlflow.tracking", reason="MLflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="MLflow is installed without its database")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    plan, out = Plan(dataset=dataset, recipe=altered(recipe, epochs=2)), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, out, watcher=_Watch(1))
+    train(plan, out, resume=True)
+    client = tracking.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("hffnet").experiment_id])
+    losses = [metric.value for metric in client.get_metric_history(run.info.run_id, "epoch/loss")]
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "step/loss")]
+    assert losses == [record.loss for record in open_checkpoint(out).metrics.history]
+    assert steps == list(range(1, len(steps) + 1))
+    assert (run.info.status, run.data.params["optimizer"]) == ("FINISHED", recipe.optimizer)
+
+
 def test_the_callers_signal_handler_comes_back(tmp_path: Path, dataset: Dataset, recipe: Recipe) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

@@ -1,12 +1,15 @@
 """What is read of a machine, and when a run is not to be believed."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hffnet.runtime.benchmark.conditions import ConditionsWatch, CpuTimes, Look, conditions_from_looks, look
-from hffnet.runtime.benchmark.energy import open_energy_meter
+from hffnet.runtime.benchmark.energy import PowerIntegral, open_energy_meter
+from hffnet.runtime.benchmark.gpu import GpuLook, Nvml
 from hffnet.runtime.benchmark.interleave import Measured
 from hffnet.runtime.benchmark.machine import machine_facts
 from hffnet.runtime.benchmark.validity import reasons_against
@@ -105,6 +108,45 @@ def test_joules_survive_the_counters_wrap(tmp_path: Path) -> None:
     write(tmp_path, {"sys/class/powercap/intel-rapl:1/energy_uj": "2000000"})
     assert meter() == pytest.approx(1.5 + 2.0)
     assert meter() == pytest.approx(3.5)
+
+
+def test_joules_of_a_jetson_are_the_integral_of_its_input(tmp_path: Path) -> None:
+    monitor = {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "2000", "in2_label": "CPU"}
+    write(tmp_path, {f"sys/class/hwmon/hwmon3/{name}": text for name, text in monitor.items()})
+    meter, name = open_energy_meter(tmp_path)
+    assert meter is not None
+    assert "whole board" in name
+    seconds, watts = iter([0.0, 1.0, 3.0, 4.0, 5.0]), iter([10.0, 20.0, 10.0, float("nan"), 10.0])
+    lasting = PowerIntegral(lambda: next(watts), lambda: next(seconds), period_s=None)
+    assert [lasting.joules() for _ in range(4)] == pytest.approx([15.0, 45.0, 45.0, 45.0])
+
+
+def test_a_gpu_that_is_held_back_speaks_against_a_run() -> None:
+    looks = [
+        replace(seen(t, busy=0, steal=0, own=0), gpu=GpuLook(mhz=900, celsius=90, is_held_back=t > 5)) for t in range(9)
+    ]
+    found = conditions_from_looks(looks)
+    assert found.gpu_mhz is not None
+    assert found.gpu_mhz.values().tolist() == [900.0] * 8
+    (reason,) = reasons_against(found, {}, 1e-7)
+    assert "held the GPU back during 38%" in reason
+
+
+def test_nvml_is_asked_for_what_it_knows() -> None:
+    answers = {
+        "nvmlDeviceGetCurrentClocksEventReasons": lambda _: 0x20 | 0x1,
+        "nvmlDeviceGetClockInfo": lambda _gpu, _kind: 1980,
+        "nvmlDeviceGetTotalEnergyConsumption": lambda _: 4500,
+        "nvmlDeviceGetComputeRunningProcesses": lambda _: [SimpleNamespace(pid=7, usedGpuMemory=300)],
+    }
+    library = SimpleNamespace(
+        nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda number: number, NVMLError=OSError,
+        NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0, nvmlClocksEventReasonSwThermalSlowdown=0x20, **answers,
+    )  # fmt: skip
+    nvml = Nvml(library)
+    assert (nvml.look().mhz, nvml.look().is_held_back, nvml.joules()) == (1980.0, 1.0, 4.5)
+    assert np.isnan(nvml.look().celsius)
+    assert (nvml.memory_of_process(7), nvml.memory_of_process(8)) == (300.0, 0.0)
 
 
 def test_no_meter_says_why(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Where a step's inputs come from: pixels, varied anew each time, or the kept features of a frozen trunk."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +15,9 @@ from hffnet.train.augment import augment
 from hffnet.train.features import Features
 from hffnet.train.network import Network, TrunkNetwork, normalise
 from hffnet.train.pixels import Pixels
+from hffnet.train.read_ahead import ReadAhead
 from hffnet.train.recipes import Recipe
-
-Indices = npt.NDArray[np.int64]
+from hffnet.train.seeds import Indices
 
 ALL = slice(None)
 
@@ -43,6 +43,10 @@ class Feed(Protocol):
         """Inputs of ``indices[rows]``, each the variant it has in the whole batch, on ``device``."""
         ...
 
+    def expect(self, indices: Indices, device: torch.device) -> None:
+        """Say which rows are wanted next, so that they can be fetched meanwhile."""
+        ...
+
 
 class AfterTrunk(nn.Module):
     """A network from behind its trunk on."""
@@ -63,6 +67,10 @@ class PixelFeed:
     pixels: Pixels
     recipe: Recipe
     teacher: Network | None = None
+    ahead: ReadAhead = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ahead", ReadAhead(self.pixels))
 
     def entry(self, model: Network) -> nn.Module:
         """See `Feed`."""
@@ -72,7 +80,7 @@ class PixelFeed:
         self, indices: Indices, generator: torch.Generator | None, device: torch.device, rows: slice = ALL
     ) -> Inputs:
         """See `Feed`."""
-        frames = torch.from_numpy(self.pixels[indices[rows]]).to(device)
+        frames = self.ahead.take(indices[rows], device)
         if generator is not None:
             fill = 255 * self.recipe.model.grey_mean
             frames = augment(frames, self.recipe.augment, fill, generator, part=(len(indices), rows))
@@ -80,6 +88,10 @@ class PixelFeed:
         if self.recipe.compute.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
         return Inputs(batch, None if self.teacher is None else _said_by(self.teacher, batch))
+
+    def expect(self, indices: Indices, device: torch.device) -> None:
+        """See `Feed`."""
+        self.ahead.ask(indices, device)
 
 
 @torch.no_grad()
@@ -118,6 +130,9 @@ class FeatureFeed:
         if self.teacher_logits is None:
             return Inputs(batch)
         return Inputs(batch, torch.from_numpy(self.teacher_logits[place]).to(device))
+
+    def expect(self, indices: Indices, device: torch.device) -> None:
+        """See `Feed`; kept features are taken when they are needed."""
 
 
 def labels_of(frames: Sequence[LabelledFrame], taxonomy: Taxonomy) -> Tensor:

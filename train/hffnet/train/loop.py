@@ -95,12 +95,14 @@ def train(
 
 
 def _run(training: Training, out: Path) -> None:
+    is_finished = False
     try:
         with interrupts_held() as asked:
             training.run(asked)
+        is_finished = True
     finally:
-        if training.curves is not None:
-            training.curves.close()
+        for curves in training.curves:
+            curves.close(is_finished=is_finished)
     if training.world.leads:
         _finish(training, out)
         (training.work / FOLDER).rename(out / FOLDER)

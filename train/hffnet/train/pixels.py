@@ -60,8 +60,11 @@ def _decode_into(
     shape = (len(frames), spec.size, spec.size)
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        for n, one in enumerate(pool.map(lambda frame: _network_input(frame, spec), frames)):
-            pixels[n] = one
+
+        def decode_one(n: int) -> None:
+            pixels[n] = _network_input(frames[n], spec)
+
+        for n, _ in enumerate(pool.map(decode_one, range(len(frames)))):
             advance(n + 1)
     pixels.flush()
 

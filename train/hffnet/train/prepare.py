@@ -11,6 +11,7 @@ from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.runtime.split import SPLITS
 from hffnet.train.checkpoint import model_from_checkpoint
+from hffnet.train.curves import open_curves
 from hffnet.train.distributed import World
 from hffnet.train.features import open_features, teacher_logits
 from hffnet.train.feed import FeatureFeed, Feed, PixelFeed, labels_of
@@ -24,7 +25,6 @@ from hffnet.train.resnet import ResNetTrunk, load_trunk_weights
 from hffnet.train.seeds import seed_from
 from hffnet.train.state import Position, read_position
 from hffnet.train.step import Stepper, entry_of
-from hffnet.train.tensorboard import FOLDER, Curves
 from hffnet.train.training import STATE, Training
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def prepare(
         position=position,
         watcher=watcher if world.leads else Silence(),
         world=world,
-        curves=Curves(work / FOLDER, position.epoch * num_steps + position.step + 1) if world.leads else None,
+        curves=open_curves(plan, work, position, num_steps) if world.leads else (),
     )
     if (work / STATE).is_file():
         training.restore(position)

@@ -10,12 +10,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hffnet.runtime.taxonomy import Taxonomy
 from hffnet.train.distributed import World
-from hffnet.train.feed import Feed, Indices, Inputs
+from hffnet.train.feed import Feed, Inputs
 from hffnet.train.loss import distillation_loss, hierarchical_loss
 from hffnet.train.network import Network
 from hffnet.train.optimise import learning_parameters
 from hffnet.train.recipes import Recipe
-from hffnet.train.seeds import seed_from
+from hffnet.train.seeds import Indices, seed_from
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,7 +43,9 @@ class Stepper:
     scaler: torch.amp.GradScaler
     average: dict[str, Tensor] = field(default_factory=dict)
 
-    def losses(self, indices: Indices, epoch: int, step: int) -> Iterator[tuple[Tensor, float]]:
+    def losses(
+        self, indices: Indices, epoch: int, step: int, following: Indices | None
+    ) -> Iterator[tuple[Tensor, float]]:
         """Each part's loss, and its share of the whole batch; gradients are to be taken part by part."""
         parts = self.recipe.compute.accumulate
         for part in range(parts):
@@ -53,17 +55,29 @@ class Stepper:
             device = self.model.device
             generator = torch.Generator(device).manual_seed(seed_from(self.seed, "variants", epoch, step))
             inputs = self.feed.inputs(indices, generator, device, rows)
+            if part < parts - 1:
+                self.feed.expect(indices[self.world.rows(len(indices), parts, part + 1)], device)
+            elif following is not None:
+                self.feed.expect(following[self.world.rows(len(following), parts, 0)], device)
             labels = self.labels[torch.from_numpy(indices[rows])].to(device)
             with self._summed_only_at(last=part == parts - 1):
                 yield self._loss(inputs, labels), len(labels) / len(indices)
 
-    def take(self, indices: Indices, epoch: int, step: int, rate: float) -> float:
-        """Update the weights; returns the loss over the whole batch, or what is not finite without an update."""
+    def take(self, indices: Indices, epoch: int, step: int, rate: float, following: Indices | None = None) -> float:
+        """Update the weights; returns the loss over the whole batch, or what is not finite without an update.
+
+        Args:
+            indices: the step's frames.
+            epoch: where the training is, from 0.
+            step: of the epoch, from 0.
+            rate: learning rate.
+            following: the next step's frames, fetched meanwhile.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_share"]
         self.optimizer.zero_grad(set_to_none=True)
         value = 0.0
-        for loss, share in self.losses(indices, epoch, step):
+        for loss, share in self.losses(indices, epoch, step, following):
             value += float(loss.detach()) * share
             # Processes' gradients are averaged, not summed: hence the factor.
             self.scaler.scale(loss * (share * self.world.size)).backward()  # type: ignore[no-untyped-call]

@@ -15,9 +15,10 @@ from hffnet.runtime.dataset import LabelledFrame, Split
 from hffnet.runtime.decode import DecodeSpec
 from hffnet.runtime.errors import CheckpointError, GateError
 from hffnet.train.checkpoint import EpochRecord
+from hffnet.train.curves import Curves
 from hffnet.train.distributed import World
 from hffnet.train.evaluate import score
-from hffnet.train.feed import Feed, Indices, all_logits
+from hffnet.train.feed import Feed, all_logits
 from hffnet.train.loss import hierarchical_loss
 from hffnet.train.network import Network
 from hffnet.train.optimise import (
@@ -29,11 +30,10 @@ from hffnet.train.optimise import (
 )
 from hffnet.train.plan import Plan
 from hffnet.train.progress import Watcher
-from hffnet.train.seeds import balanced_batches_of, batches_of
+from hffnet.train.seeds import Indices, balanced_batches_of, batches_of
 from hffnet.train.state import Position, save_state
 from hffnet.train.step import Stepper
 from hffnet.train.tensor_file import save_tensors
-from hffnet.train.tensorboard import Curves
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ STATE, BEST = "state.safetensors", "best.safetensors"
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A training on its way: what does not change, and where it is. ``curves`` is None where another process leads."""
+    """A training on its way: what does not change, and where it is; no ``curves`` where another process leads."""
 
     plan: Plan
     work: Path
@@ -56,7 +56,7 @@ class Training:
     position: Position
     watcher: Watcher
     world: World
-    curves: Curves | None
+    curves: tuple[Curves, ...]
 
     def run(self, asked: threading.Event) -> None:
         """Train from where it is to the last epoch, or until patience ends; stops between two steps once asked.
@@ -72,8 +72,8 @@ class Training:
             rate = self._train_epoch(asked)
             self._end_epoch(rate)
             self.watcher.epoch(self.position.epoch, recipe.epochs, self.position.history[-1])
-            if self.curves is not None:
-                self.curves.epoch(self.position.epoch * num_steps, self.position.history[-1])
+            for curves in self.curves:
+                curves.epoch(self.position.epoch * num_steps, self.position.history[-1])
 
     def _out_of_patience(self) -> bool:
         best, patience = self.position.best_epoch, self.plan.recipe.patience
@@ -99,7 +99,7 @@ class Training:
                 self._save()
                 _log.info("interrupted at epoch %d step %d; the state is saved", epoch + 1, step)
                 raise KeyboardInterrupt
-            loss = self._step(batches[step], step, len(batches))
+            loss = self._step(batches, step)
             num_seen += len(batches[step])
             self.position = self.position.model_copy(
                 update={"step": step + 1, "loss_sum": self.position.loss_sum + loss * len(batches[step])}
@@ -109,10 +109,11 @@ class Training:
             self.watcher.advance(epoch * len(batches) + step + 1, note)
         return num_seen / max(time.monotonic() - started, 1e-9)
 
-    def _step(self, indices: Indices, step: int, num_steps: int) -> float:
-        recipe, epoch = self.plan.recipe, self.position.epoch
+    def _step(self, batches: list[Indices], step: int) -> float:
+        recipe, epoch, num_steps = self.plan.recipe, self.position.epoch, len(batches)
+        indices, following = batches[step], batches[step + 1] if step + 1 < num_steps else None
         rate = learning_rate(recipe, epoch + step / num_steps)
-        value = self.stepper.take(indices, epoch, step, rate)
+        value = self.stepper.take(indices, epoch, step, rate, following)
         if not np.isfinite(value):
             names = ", ".join(str(self.frames["train"][i].path) for i in indices)
             raise GateError(
@@ -120,8 +121,8 @@ class Training:
                 f"number. Lower the learning rate ({recipe.lr:g}) or look at these frames; {self.work} still holds "
                 "the state after the last whole epoch, remove it to start anew"
             )
-        if self.curves is not None:
-            self.curves.step(epoch * num_steps + step + 1, value, rate)
+        for curves in self.curves:
+            curves.step(epoch * num_steps + step + 1, value, rate)
         return value
 
     def _end_epoch(self, frames_per_second: float) -> None:

@@ -229,6 +229,10 @@ def _condition_lanes(conditions: Conditions, axis: Axis, num_above: int) -> list
     readings.append(("CPUs: taken by the hypervisor", conditions.steal_share.values(), 1.0, "{:.1%}"))
     readings.append(("clock", conditions.mhz.values(), 0.0, "{:.0f} MHz"))
     readings.append(("temperature", conditions.celsius.values(), 0.0, "{:.0f} °C"))
+    if conditions.gpu_mhz is not None:
+        readings.append(("GPU clock", conditions.gpu_mhz.values(), 0.0, "{:.0f} MHz"))
+    if conditions.gpu_celsius is not None:
+        readings.append(("GPU temperature", conditions.gpu_celsius.values(), 0.0, "{:.0f} °C"))
     for label, values, top, form in readings:
         known = np.isfinite(values)
         if not known.any():

@@ -10,6 +10,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
+from hffnet.runtime.benchmark.gpu import NO_GPU, GpuLook, Nvml
 from hffnet.runtime.benchmark.machine import text_of
 from hffnet.runtime.benchmark.report import Column, Conditions
 
@@ -42,10 +43,11 @@ class Look:
     mhz: float
     celsius: float
     num_throttles: float
+    gpu: GpuLook = NO_GPU
 
 
-def look(root: Path, at_s: float) -> Look:
-    """Read /proc and /sys once."""
+def look(root: Path, at_s: float, nvml: Nvml | None = None) -> Look:
+    """Read /proc, /sys and the GPU once."""
     cpus = root / "sys/devices/system/cpu"
     return Look(
         at_s=at_s,
@@ -54,6 +56,7 @@ def look(root: Path, at_s: float) -> Look:
         celsius=max(_numbers(root / "sys/class/thermal", "thermal_zone*/temp", 1e-3), default=_NAN),
         # Package counters repeat those of each core; the core's own tell all.
         num_throttles=sum(_numbers(cpus, "cpu[0-9]*/thermal_throttle/core_throttle_count", 1.0) or [_NAN]),
+        gpu=NO_GPU if nvml is None else nvml.look(),
     )
 
 
@@ -92,18 +95,25 @@ class ConditionsWatch:
 
     Args:
         began_s: zero of the run on ``now``.
+        nvml: of the GPU, where there is one.
     """
 
     def __init__(
-        self, now: Callable[[], float], began_s: float, *, period_s: float = 0.5, root: Path = Path("/")
+        self,
+        now: Callable[[], float],
+        began_s: float,
+        *,
+        period_s: float = 0.5,
+        root: Path = Path("/"),
+        nvml: Nvml | None = None,
     ) -> None:
-        self._now, self._began_s, self._period_s, self._root = now, began_s, period_s, root
+        self._now, self._began_s, self._period_s, self._root, self._nvml = now, began_s, period_s, root, nvml
         self._looks = list[Look]()
         self._stop = Event()
         self._thread = Thread(target=self._run, name="conditions", daemon=True)
 
     def __enter__(self) -> Self:
-        self._looks.append(look(self._root, self._now() - self._began_s))
+        self._looks.append(self._look())
         self._thread.start()
         return self
 
@@ -112,11 +122,14 @@ class ConditionsWatch:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._looks.append(look(self._root, self._now() - self._began_s))
+        self._looks.append(self._look())
+
+    def _look(self) -> Look:
+        return look(self._root, self._now() - self._began_s, self._nvml)
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
-            self._looks.append(look(self._root, self._now() - self._began_s))
+            self._looks.append(self._look())
 
     def conditions(self) -> Conditions:
         """What was seen, between each two looks; call after the run."""
@@ -141,8 +154,15 @@ def conditions_from_looks(looks: list[Look]) -> Conditions:
         mhz=Column.of(readings["CPU clocks"]),
         celsius=Column.of(readings["temperatures"]),
         num_throttles=Column.of(readings["throttle counters"]),
+        gpu_mhz=_if_any([b.gpu.mhz for _, b in pairs]),
+        gpu_celsius=_if_any([b.gpu.celsius for _, b in pairs]),
+        gpu_held_back=_if_any([b.gpu.is_held_back for _, b in pairs]),
         cannot_read=tuple(name for name, values in readings.items() if all(map(math.isnan, values))),
     )
+
+
+def _if_any(values: list[float]) -> Column | None:
+    return None if all(map(math.isnan, values)) else Column.of(values)
 
 
 def _shares(a: CpuTimes, b: CpuTimes) -> tuple[float, float, float]:

@@ -4,6 +4,8 @@
 """
 
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,14 +62,23 @@ def _main() -> None:
         opened.infer(np.resize(frames_NHW, (int(batch), *frames_NHW.shape[1:])))
         answered = perf_counter()
         peak_kb = _status_kb("VmHWM")
+        gpu_bytes = _gpu_bytes()
     found = Footprint(
         import_ms=(imported - began) * 1e3,
         open_ms=(is_open - ready_to_open) * 1e3,
         first_ms=(answered - is_open) * 1e3,
         peak_rss_mb=peak_kb * 1.024e-3,
         engine_rss_mb=(peak_kb - before_kb) * 1.024e-3,
+        gpu_mb=None if math.isnan(gpu_bytes) else gpu_bytes / 1e6,
     )
     sys.stdout.write(json.dumps(found.model_dump()) + "\n")
+
+
+def _gpu_bytes() -> float:
+    from hffnet.runtime.benchmark.gpu import open_nvml
+
+    nvml, _ = open_nvml()
+    return math.nan if nvml is None else nvml.memory_of_process(os.getpid())
 
 
 def _status_kb(name: str) -> int:

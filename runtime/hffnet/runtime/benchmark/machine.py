@@ -5,6 +5,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hffnet.runtime.machine import jetson
+
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 _TOOLS = ("hffnet", "numpy", "onnxruntime", "openvino", "opencv-python-headless")
 
@@ -15,13 +17,14 @@ def machine_facts(root: Path = Path("/")) -> dict[str, str]:
     Args:
         root: of the file system that holds ``proc`` and ``sys``.
     """
-    cpu = root / "sys/devices/system/cpu/cpu0"
+    cpu, module = root / "sys/devices/system/cpu/cpu0", jetson(root)
     facts = {
         "cpu": _cpuinfo(root, "model name") or platform.machine(),
         "cpu_features": " ".join(flag for flag in _FLAGS if flag in _cpuinfo(root, "flags", "Features").split()),
         "cpus": str(os.cpu_count()),
         "usable_cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "board": text_of(root / "proc/device-tree/model").rstrip("\0"),
+        "power_mode": "" if module is None else module.power_mode or "",
         "governor": text_of(cpu / "cpufreq/scaling_governor"),
         "max_khz": text_of(cpu / "cpufreq/cpuinfo_max_freq"),
         "platform_profile": text_of(root / "sys/firmware/acpi/platform_profile"),

@@ -88,6 +88,7 @@ class Footprint(_Strict):
         first_ms: the first query afterwards.
         peak_rss_mb: most memory the process ever had resident, in 10⁶ bytes.
         engine_rss_mb: of that, what came after the libraries and the bundle were loaded.
+        gpu_mb: GPU memory of the process after the first query, in 10⁶ bytes; None where no GPU tells.
     """
 
     import_ms: NotNegative
@@ -95,6 +96,7 @@ class Footprint(_Strict):
     first_ms: NotNegative
     peak_rss_mb: NotNegative
     engine_rss_mb: float
+    gpu_mb: NotNegative | None = None
 
 
 class Accuracy(_Strict):
@@ -200,6 +202,8 @@ class Conditions(_Strict):
         mhz: mean clock of the CPUs.
         celsius: hottest thermal zone.
         num_throttles: throttle events of all CPUs since boot.
+        gpu_mhz: clock of the GPU's multiprocessors; ``gpu_celsius`` its temperature; ``gpu_held_back`` 1 while heat or
+            a power limit lowered its clocks. None where no GPU tells.
         cannot_read: what this machine does not show.
     """
 
@@ -210,6 +214,9 @@ class Conditions(_Strict):
     mhz: Column
     celsius: Column
     num_throttles: Column
+    gpu_mhz: Column | None = None
+    gpu_celsius: Column | None = None
+    gpu_held_back: Column | None = None
     cannot_read: tuple[str, ...]
 
 

@@ -21,6 +21,7 @@ from hffnet.runtime.benchmark.clock import SystemClock, tick_of_clock
 from hffnet.runtime.benchmark.conditions import ConditionsWatch
 from hffnet.runtime.benchmark.energy import open_energy_meter
 from hffnet.runtime.benchmark.footprint import footprint
+from hffnet.runtime.benchmark.gpu import open_nvml
 from hffnet.runtime.benchmark.interleave import Measured, measure_interleaved
 from hffnet.runtime.benchmark.loadgen import LOADGEN_SCENARIOS, require_loadgen, through_loadgen
 from hffnet.runtime.benchmark.machine import machine_facts
@@ -151,7 +152,8 @@ class _Run:
         self._layers = dict[tuple[EngineKey, int], tuple[Layer, ...]]()
         self._loadgen = dict[RowKey, LoadGen]()
         self._tick_s = tick_of_clock()
-        meter, self._machine["energy"] = open_energy_meter()
+        self._nvml, self._machine["gpu"] = open_nvml()
+        meter, self._machine["energy"] = open_energy_meter(nvml=self._nvml)
         self._meter: Callable[[], float | None] = meter or (lambda: None)
 
     def check_accuracy(self) -> None:
@@ -199,7 +201,7 @@ class _Run:
             if key.opened in self._opened
         }
         began_s = clock.now()
-        with ConditionsWatch(clock.now, began_s) as watch:
+        with ConditionsWatch(clock.now, began_s, nvml=self._nvml) as watch:
             self._measured = measure_interleaved(
                 streams,
                 seconds=self._options.seconds,

@@ -50,7 +50,8 @@ def _accuracy(report: Report) -> Table:
             scores = [f"{metrics.hf1:.4f}", f"{metrics.fpa:.4f}", flips, str(accuracy.num_refused)]
         costs = ["-"] * 4
         if foot:
-            costs = [f"{foot.peak_rss_mb:.0f}", f"{foot.import_ms / 1e3:.2f}", f"{foot.open_ms / 1e3:.2f}"]
+            memory = f"{foot.peak_rss_mb:.0f}" + ("" if foot.gpu_mb is None else f" + GPU {foot.gpu_mb:.0f}")
+            costs = [memory, f"{foot.import_ms / 1e3:.2f}", f"{foot.open_ms / 1e3:.2f}"]
             costs.append(f"{foot.first_ms:.1f}")
         name = (row.engine, row.precision, row.arithmetic or "-", *_name(row)[3:])
         table.add_row(*name, *scores, figure(row.graph_mb, 1), *costs)

@@ -53,6 +53,8 @@ def _of_clocks(conditions: Conditions) -> list[str]:
         first, last = _thirds(mhz)
         if last < first * (1 - MOST_CLOCK_DROP):
             reasons.append(f"CPU clocks fell from {first:.0f} to {last:.0f} MHz during the run: power or heat limit")
+    if conditions.gpu_held_back is not None and (share := _mean(conditions.gpu_held_back.values())) > 0:
+        reasons.append(f"heat or a power limit held the GPU back during {share:.0%} of the run: cool it or run shorter")
     return reasons
 
 
