@@ -89,7 +89,7 @@ class Placement:
     @property
     def tensors(self) -> tuple[str, ...]:
         """Activations that need a range, each once, in the order of the graph."""
-        points = (*self.weighted, *self.residuals, *self.cpu_sums)
+        points: tuple[WeightedPoint | ResidualPoint, ...] = (*self.weighted, *self.residuals, *self.cpu_sums)
         return tuple(dict.fromkeys(point.activation for point in points))
 
     def for_tensorrt(self) -> "Placement":
