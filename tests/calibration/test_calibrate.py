@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hffnet.calibration.bias import WithMean
 from hffnet.calibration.cli import calibrate
-from hffnet.calibration.frames import check_magnification, check_pixels, choose_frames, load_frames
+from hffnet.calibration.frames import Imaging, check_magnification, check_pixels, choose_frames, load_frames
 from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames, int8_from_onnx
 from hffnet.calibration.observers import MinMax, Observer, ObserverName, observer_from_name
 from hffnet.calibration.report import CalibrationReport
@@ -77,13 +77,20 @@ def test_val_frames_do_not_calibrate_either(folder: Path) -> None:
         choose_frames(replace(dataset, frames=train.frames + val.frames[:1]))
 
 
-def test_magnifications_take_turns(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "rare",
+    [Imaging(instrument="a", octave=-7), Imaging(instrument="b", octave=-1), None],
+    ids=["magnification", "instrument", "unknown"],
+)
+def test_magnifications_and_instruments_take_turns(folder: Path, rare: Imaging | None) -> None:
     dataset = open_dataset(folder)
-    sizes = {frame.path: 0.5 if number % 4 else 0.01 for number, frame in enumerate(dataset.frames)}
-    chosen = choose_frames(dataset, 8, pixel_size_um=lambda frame: sizes[frame.path])
-    fine = sum(sizes[frame.path] == 0.01 for frame in chosen)
-    assert fine >= 3  # a quarter of the frames, yet near half of those chosen
-    assert choose_frames(dataset, 8, pixel_size_um=lambda _: None) == choose_frames(dataset, 8)
+    usual = Imaging(instrument="a", octave=-1)
+    how = {frame.path: usual if number % 4 else rare for number, frame in enumerate(dataset.frames)}
+    chosen = choose_frames(dataset, 8, imaging=lambda frame: how[frame.path])
+    assert (
+        sum(how[frame.path] == rare for frame in chosen) >= 3
+    )  # a quarter of the frames, yet near half of those chosen
+    assert choose_frames(dataset, 8, imaging=lambda _: None) == choose_frames(dataset, 8)
 
 
 @pytest.mark.parametrize("observer", ["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"])

@@ -84,12 +84,12 @@ def _frame_size(model: Path) -> int:
 
 
 def _frames(data: Path, num_frames: int, seed: int, size: int) -> "CalibrationFrames":
-    from hffnet.calibration.frames import choose_frames, load_frames, pixel_size_from_file
+    from hffnet.calibration.frames import choose_frames, imaging_from_file, load_frames
     from hffnet.runtime.dataset import open_dataset
     from hffnet.runtime.preprocess import PreprocessSpec
 
     dataset = open_dataset(data)
-    chosen = choose_frames(dataset, num_frames, seed=seed, pixel_size_um=pixel_size_from_file)
+    chosen = choose_frames(dataset, num_frames, seed=seed, imaging=imaging_from_file)
     return load_frames(chosen, dataset, PreprocessSpec(size=size))
 
 

@@ -22,8 +22,8 @@ from hffnet.calibration.frames import (
     CalibrationFrames,
     check_magnification,
     choose_frames,
+    imaging_from_file,
     load_frames,
-    pixel_size_from_file,
 )
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
@@ -217,7 +217,7 @@ class _Exporter:
             self._roles.calibration,
             options.num_frames,
             seed=options.calibration.seed or 0,
-            pixel_size_um=pixel_size_from_file,
+            imaging=imaging_from_file,
         )
         self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
