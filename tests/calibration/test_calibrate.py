@@ -87,9 +87,8 @@ def test_magnifications_and_instruments_take_turns(folder: Path, rare: Imaging |
     usual = Imaging(instrument="a", octave=-1)
     how = {frame.path: usual if number % 4 else rare for number, frame in enumerate(dataset.frames)}
     chosen = choose_frames(dataset, 8, imaging=lambda frame: how[frame.path])
-    assert (
-        sum(how[frame.path] == rare for frame in chosen) >= 3
-    )  # a quarter of the frames, yet near half of those chosen
+    # A quarter of the frames, yet near half of those chosen.
+    assert sum(how[frame.path] == rare for frame in chosen) >= 3
     assert choose_frames(dataset, 8, imaging=lambda _: None) == choose_frames(dataset, 8)
 
 
