@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.runtime.decode import DecodeSpec, decode
 from hffnet.runtime.errors import DatasetError, GraphError
+from hffnet.runtime.graph import facts_from_onnx
 from hffnet.runtime.manifest import Metrics
 from hffnet.runtime.metrics import metrics_from_paths
 from hffnet.runtime.taxonomy import ClassPath, Taxonomy
@@ -107,6 +108,10 @@ def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> 
         raise DatasetError("there is no held-out frame to measure on; expected at least one, better 200")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if _is_quantized_half(model):
+        # onnxruntime 1.32 would quantize the float16 biases of such a graph too, with a scale (activation times weight)
+        # that float16 cannot hold: the answers are then those of another network. TensorRT computes what is written.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = ort.InferenceSession(
             str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
@@ -121,6 +126,11 @@ def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> 
         parts.append(session.run([wanted], {name: frame[None]})[0].astype(np.float32))
         seconds.append(time.perf_counter() - began)
     return np.concatenate(parts), 1000 * float(np.median(seconds))
+
+
+def _is_quantized_half(model: Path | bytes) -> bool:
+    facts = facts_from_onnx(model if isinstance(model, bytes) else model.read_bytes())
+    return "QuantizeLinear" in facts.operators and "float16" in facts.parameters
 
 
 def scored(model: Path | bytes, held_out: HeldOut) -> Scored:
