@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 MEASUREMENTS = ("startup", "overhead", "export_memory", "paper_speed")
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=MEASUREMENTS, help=f"of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--out", type=Path, help="also write the page to this file")
     options = parser.parse_args()
-    page = [_heading()]
+    page = [heading("make bench")]
     for name in options.names:
         print(f"measuring {name} …", file=sys.stderr)
         command = [sys.executable, "-m", f"tests.bench.{name}"]
@@ -32,18 +32,26 @@ def main() -> None:
         options.out.write_text(text)
 
 
-def _heading() -> str:
+def heading(command: str) -> str:
+    """What was run, when and on what."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
     known = [flag for flag in ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if flag in flags]
-    tools = ", ".join(f"{name} {version(name)}" for name in ("hffnet", "torch", "onnxruntime", "openvino", "numpy"))
+    tools = ", ".join(f"{name} {_version(name)}" for name in ("hffnet", "torch", "onnxruntime", "openvino", "numpy"))
     return (
         f"# Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n"
-        f"`make bench`; {cpu}, {os.cpu_count()} cores ({', '.join(known)}), {platform.platform()},"
+        f"`{command}`; {cpu}, {os.cpu_count()} cores ({', '.join(known)}), {platform.platform()},"
         f" Python {platform.python_version()}; {tools}; load average at the start {os.getloadavg()[0]:.2f}.\n"
     )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+source"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hffnet.runtime.classifier import Classifier
-from hffnet.runtime.manifest import Novelty
+from hffnet.runtime.manifest import Novelty, Precision
 from hffnet.runtime.result import prediction_json
 from tests.parity.conftest import ROOT, CppRuntime, run
 from tests.tiny import tiny_graph, tiny_manifest, tiny_taxonomy, write_tiny_bundle
@@ -97,6 +97,23 @@ def test_both_ask_for_scale_and_novelty(
             same(without_times(document), without_times(json.loads(json.dumps(expected))))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_real_frames_take_the_paths_that_python_gives_them(
+    cpp: CppRuntime, network_bundle_path: Path, shared: Path, precision: Precision
+) -> None:
+    """X-SDD through a whole network on the same engine; its weights are drawn, its frames are real."""
+    frames = sorted((shared / "data" / "x_sdd").rglob("*.jpg"))[::20]
+    assert len(frames) > 50
+    _, documents, _ = outputs(cpp.classify, "--precision", precision, network_bundle_path, *frames)
+    with Classifier.open(network_bundle_path, engine="openvino", precision=precision) as classifier:
+        for path, document in zip(frames, documents, strict=True):
+            expected = classifier.classify(path)
+            assert tuple(document["class_path"]) == expected.path, path
+            assert document["confidence"] == pytest.approx(
+                expected.decision.confidence if expected.decision else (), abs=1e-3
+            )
+
+
 def test_benchmark_times_every_stage(cpp: CppRuntime, bundle_path: Path, frames: list[Path]) -> None:
     program = cpp.build / "runtime" / "cpp" / "hffnet-benchmark-cpp"
     code, (document,), _ = outputs(program, "--seconds", 0.05, bundle_path, *frames[:2])
@@ -152,6 +169,20 @@ def test_a_project_links_the_installed_package(
     lines = run(tmp_path / "build" / "example-c", bundle_path, frames[0]).splitlines()
     assert [line.split()[0] for line in lines] == document["class_path"]
     assert [float(line.split()[1]) for line in lines] == pytest.approx(document["confidence"], abs=1e-3)
+
+
+def test_pkg_config_tells_how_to_link(cpp: CppRuntime, tmp_path: Path) -> None:
+    example = re.search(r"/\*.*?\n\n(#include.*?\n}\n)", HEADER.read_text(), re.DOTALL)
+    assert example is not None
+    (tmp_path / "example.c").write_text(example[1])
+    run("cmake", "--install", cpp.build, "--prefix", tmp_path / "prefix")
+    (package,) = (tmp_path / "prefix").rglob("hffnet.pc")
+    flags = run("env", f"PKG_CONFIG_PATH={package.parent}", "pkg-config", "--cflags", "--libs", "hffnet").split()
+    folder = package.parent.parent
+    allowed = ["-Wl,--allow-shlib-undefined", f"-Wl,-rpath,{folder}"]
+    run("cc", tmp_path / "example.c", "-o", tmp_path / "example", *flags, *allowed)
+    done = subprocess.run([tmp_path / "example"], capture_output=True, check=False)
+    assert done.returncode == 2
 
 
 def test_only_our_names_leave_the_library(cpp: CppRuntime) -> None:

@@ -39,6 +39,9 @@ class FakeCamera:
         # Every pixel is the frame's number: a torn frame would show.
         return np.full((height, 64), self.num % 65536, np.uint16)
 
+    def skip(self) -> None:
+        self.num += 1
+
     def close(self) -> None:
         pass
 

@@ -166,6 +166,27 @@ def test_retention_moves_the_old_and_never_what_a_sink_still_waits_for(store: Re
     assert store.archived().last_seq == 5
 
 
+def test_retention_waits_for_a_sink_that_never_delivered_anything(store: RecordStore, tmp_path: Path) -> None:
+    class Away:
+        name = "away"
+
+        def start(self, cursor: int | None, last_seq: int) -> int:
+            return last_seq if cursor is None else cursor
+
+        def deliver(self, records: object) -> None:
+            raise OSError(f"nobody takes {records}")
+
+        def close(self) -> None:
+            pass
+
+    running = Delivery(Away(), store)
+    running.notify(filled(store, 3).last_seq())
+    assert running.close(0.1) == 3
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    assert tidy(store, Retention(archive=tmp_path / "old", keep_days=0.0), now=tomorrow) is None
+    assert store.archived().last_seq == 0
+
+
 def test_a_size_cap_holds(store: RecordStore, tmp_path: Path) -> None:
     filled(store, 400)
     cap = store.used_bytes() / 2**20 / 2

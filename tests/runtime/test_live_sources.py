@@ -361,7 +361,11 @@ def test_every_frame_of_a_video_file_comes_once_and_none_is_lost(tmp_path: Path)
 def test_a_video_goes_on_where_it_stopped_and_can_be_thinned(tmp_path: Path) -> None:
     path = video(tmp_path / "a.avi")
     done = {"a.avi#0", "a.avi#1"}
-    assert len(frames_of(f"video:{path}", lambda p, _s: p.name in done)) == 4
+    everything = frames_of(f"video:{path}")
+    rest = frames_of(f"video:{path}", lambda p, _s: p.name in done)
+    assert [item.name for item in rest] == [f"a.avi#{n}" for n in range(2, 6)]
+    for skipped_to, item in zip(rest, everything[2:], strict=True):
+        assert np.array_equal(skipped_to.read().pixels, item.read().pixels)
     assert [item.name for item in frames_of(f"video:{path}?every=3")] == ["a.avi#0", "a.avi#3"]
 
 

@@ -98,7 +98,7 @@ def test_every_frame_gets_one_record_with_the_classifiers_decision(
         assert tuple(record.confidence) == pytest.approx(prediction.decision.confidence)
         assert record.bundle_sha256 == classifier.bundle.sha256
     assert store.verify().is_sound
-    stages = ["waited", "read", "queued", "gates", "preprocess", "infer", "decode"]
+    stages = ["waited", "read", "gates", "preprocess", "queued", "infer", "decode"]
     assert list(store.get(1).timings_ms) == sorted(stages)
     assert list(summary.stages_ms) == [*stages, "record", "total"]
 
@@ -202,9 +202,9 @@ class Hanging:
     def __init__(self) -> None:
         self.release = Event()
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         del last_seq
-        return cursor
+        return cursor or 0
 
     def deliver(self, records: Sequence[Record]) -> None:
         del records

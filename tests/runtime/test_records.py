@@ -69,6 +69,26 @@ def test_what_differs_is_a_record_of_its_own(store: RecordStore, changes: dict[s
     assert store.last_seq() == 2
 
 
+def test_a_commit_does_not_get_slower_with_the_number_of_records(store: RecordStore) -> None:
+    def steps(n: int) -> int:
+        """SQLite's own count of the work that one commit and one question take."""
+        count = [0]
+        for connection in (store._writer, store._reader):
+            connection.set_progress_handler(lambda: count.__setitem__(0, count[0] + 1), 1)
+        record = store.append(draft(n))
+        assert record.input_size is not None
+        assert record.input_mtime_ns is not None
+        key = (Path(str(record.input_path)), record.input_size, record.input_mtime_ns)
+        assert store.is_done(*key, bundle_sha256=str(record.bundle_sha256), settings_sha256=str(record.settings_sha256))
+        return count[0]
+
+    steps(1)
+    few = steps(2)
+    for n in range(3, 300):
+        store.append(draft(n))
+    assert steps(300) <= few + 50
+
+
 def test_a_file_is_done_under_its_bundle_and_settings_only(store: RecordStore) -> None:
     one = draft(1)
     store.append(one)

@@ -143,9 +143,9 @@ class Flaky:
         self.got = list[int]()
         self.done = Event()
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         del last_seq
-        return cursor
+        return cursor or 0
 
     def deliver(self, records: Sequence[Record]) -> None:
         if self.left:
@@ -170,6 +170,21 @@ def test_a_sink_that_fails_is_tried_again_and_gets_everything(
     assert running.close(10.0) == 0
     assert sink.got == [1, 2]
     assert store.cursor("flaky") == 2
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(CsvSink, "csv"), (JsonlSink, "jsonl")], ids=["csv", "jsonl"])
+def test_a_kill_after_the_very_first_line_repeats_nothing(
+    store: RecordStore, tmp_path: Path, kind: type[CsvSink | JsonlSink], suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    assert deliver_all(kind(path), store) == 0  # started, nothing there yet
+    add(store, 1, 2)
+    sink = kind(path)
+    sink.deliver([store.get(1)])  # and killed: the cursor did not move
+    sink.close()
+    assert deliver_all(kind(path), store) == 0
+    got = seqs(path) if suffix == "jsonl" else [int(row["seq"]) for row in csv_rows(path)]
+    assert got == [1, 2]
 
 
 def test_a_sink_with_a_defect_ends_alone_and_is_told(store: RecordStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,13 +4,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 from threading import Event, Thread
 
 import pytest
 
 from hffnet.runtime.errors import ConfigError, SourceError
 from hffnet.runtime.sources import FileStamp, FolderOptions, FrameItem, Item, Notice, open_source, watch_folder
+from hffnet.runtime.sources import folder_events as events_module
 from hffnet.runtime.sources import folder_listing as listing_module
+from hffnet.runtime.sources.folder_events import Happened
 from hffnet.runtime.sources.watch_folder import WatchFolder
 
 
@@ -189,6 +192,22 @@ def test_more_files_than_one_look_takes_all_come_in_order(folder: Path, monkeypa
     assert [name for _ in range(20) for name in watched.names()] == names
 
 
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, -1.8e9], ids=["1 h forward", "1 h back", "to 1970"])
+def test_a_clock_that_is_set_neither_loses_nor_repeats_a_file(folder: Path, jump_s: float) -> None:
+    wall = [1.8e9]
+    watched = Watched(folder)
+    watched.source._wall_clock = lambda: wall[0]
+    os.utime(write(folder / "a.tif"), (wall[0], wall[0]))
+    assert watched.until_quiet() == ["a.tif"]
+    os.utime(write(folder / "b.tif"), (wall[0], wall[0]))
+    assert watched.names() == []
+    wall[0] += jump_s
+    os.utime(write(folder / "c.tif"), (wall[0], wall[0]))
+    found = watched.until_quiet()
+    assert sorted(found) == ["b.tif", "c.tif"]
+    assert watched.until_quiet() == []
+
+
 def test_subfolders_are_watched_when_asked(folder: Path) -> None:
     (folder / "day1" / "deep").mkdir(parents=True)
     write(folder / "day1" / "deep" / "a.tif")
@@ -260,6 +279,92 @@ def test_stop_ends_the_waiting_at_once(folder: Path) -> None:
     stop.set()
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+class Followed:
+    """A watched folder that looks by itself once in an hour: what comes sooner, events brought."""
+
+    def __init__(self, folder: Path, options: str = "") -> None:
+        self.items = Queue[str]()
+        self.stop = Event()
+        self.source = open_source(f"dir:{folder}?poll_s=3600&settle_s=0.01{options}")
+        self.thread = Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        for item in self.source.items(self.stop):
+            assert isinstance(item, Item)
+            self.items.put(item.name)
+
+    def close(self) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def followed(folder: Path) -> Iterator[Followed]:
+    write(folder / "first.tif")
+    opened = Followed(folder)
+    assert opened.items.get(timeout=10) == "first.tif"
+    yield opened
+    opened.close()
+
+
+def test_events_bring_the_look_forward(followed: Followed, folder: Path) -> None:
+    write(folder / "a.tif")
+    assert followed.items.get(timeout=10) == "a.tif"
+    write(folder / ".b.part").rename(folder / "b.tif")
+    assert followed.items.get(timeout=10) == "b.tif"
+    write(folder / "a.tif", b"another")
+    assert followed.items.get(timeout=10) == "a.tif"
+
+
+def test_a_rewritten_file_that_an_event_told_of_is_offered_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "_LOOKED_AT_AGAIN", 0)  # as in a large folder: its turn comes later
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    assert watched.until_quiet() == ["a.tif"]
+    write(folder / "a.tif", b"another")
+    watched.source._happened({folder: Happened(came={"a.tif"})})
+    assert watched.until_quiet() == ["a.tif"]
+    monkeypatch.setattr(listing_module, "_LOOKED_AT_AGAIN", 256)
+    assert watched.until_quiet() == []
+
+
+def test_a_rename_told_by_an_event_is_no_new_frame(followed: Followed, folder: Path) -> None:
+    (folder / "first.tif").rename(folder / "renamed.tif")
+    write(folder / "next.tif")
+    assert followed.items.get(timeout=10) == "next.tif"
+    assert followed.items.empty()
+
+
+def test_in_a_large_folder_events_do_without_looking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "_CHEAP", 0)
+    monkeypatch.setattr(listing_module, "_PAUSE", 1e9)
+    monkeypatch.setattr(listing_module, "_PAUSE_WHEN_CHANGED", 1e9)
+    write(folder / "old.tif")
+    followed = Followed(folder)
+    try:
+        assert followed.items.get(timeout=10) == "old.tif"
+        write(folder / "a.tif")
+        assert followed.items.get(timeout=10) == "a.tif"
+        (folder / "a.tif").rename(folder / "b.tif")
+        write(folder / "c.tif")
+        assert followed.items.get(timeout=10) == "c.tif"
+    finally:
+        followed.close()
+
+
+def test_without_events_the_folder_is_looked_at_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "_CLOSE_WRITE", 1 << 31)  # not an event: the system refuses to follow
+    monkeypatch.setattr(events_module, "_MOVED_TO", 0)
+    monkeypatch.setattr(events_module, "_MOVED_FROM", 0)
+    source, stop = open_source(f"dir:{folder}?poll_s=0.01&settle_s=0"), Event()
+    items = source.items(stop)
+    write(folder / "a.tif")
+    assert next(items).name == "a.tif"  # type: ignore[union-attr]
+    write(folder / "b.tif")
+    assert next(items).name == "b.tif"  # type: ignore[union-attr]
 
 
 def test_idle_exit_ends_after_everything_was_offered(folder: Path) -> None:

@@ -12,18 +12,21 @@ if TYPE_CHECKING:
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder written by hffnet train.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write, *.hffnet.")],
-    data: Annotated[
+    checkpoint: Annotated[
         Path,
+        typer.Argument(metavar="CHECKPOINT|BUNDLE", help="Folder of hffnet train; for --triton also a bundle."),
+    ],
+    *,
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="Bundle to write, *.hffnet.")] = None,
+    data: Annotated[
+        Path | None,
         typer.Option(
             "--calibration-data",
             "--data",
             metavar="DIR|CSV",
             help="Labelled frames: the checkpoint's train frames calibrate, its held-out ones measure.",
         ),
-    ],
-    *,
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the model; default: the checkpoint's folder name.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Add an int8 graph, calibrated on train frames.")] = False,
     fp16: Annotated[
@@ -71,6 +74,10 @@ def export(
     gpu: Annotated[
         str | None, typer.Option(metavar="sm86,sm89,sm120", help="For which GPUs; default: the one of this machine.")
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write a model repository for NVIDIA Triton: a model per graph."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Chooses the calibration frames.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -85,6 +92,13 @@ def export(
     from hffnet.runtime.errors import ConfigError
     from hffnet.train.checkpoint import open_checkpoint
 
+    if triton is not None and out is None and checkpoint.is_file():
+        _show_models(_models(checkpoint, triton), as_json=as_json)
+        return
+    if out is None or data is None:
+        raise ConfigError(
+            "a bundle needs --output FILE.hffnet and --data DIR|CSV; only --triton from a finished bundle needs neither"
+        )
     check_bundle_path(out)
     opened = open_checkpoint(checkpoint)
     calibration = CalibrationOptions(
@@ -128,7 +142,8 @@ def export(
             say=say,
         )
         engines = [] if engine is None else _engines(bundle, engine, gpu, say)
-    _show(bundle, engines, as_json=as_json)
+        models = [] if triton is None else _models(bundle.path, triton)
+    _show(bundle, engines, models, as_json=as_json)
 
 
 def _engines(bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str], None]") -> list[Path]:
@@ -150,13 +165,32 @@ def _engines(bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str
     return paths
 
 
-def _show(bundle: "Bundle", engines: list[Path], *, as_json: bool) -> None:
+def _models(bundle: Path, repository: Path) -> list[Path]:
+    from hffnet.export.triton import triton_from_bundle
+    from hffnet.runtime.bundle import open_bundle
+
+    return triton_from_bundle(open_bundle(bundle), repository)
+
+
+def _show_models(models: list[Path], *, as_json: bool) -> None:
+    from hffnet.runtime.commands import print_json
+
+    if as_json:
+        print_json({"command": "export", "triton": [str(path) for path in models]})
+        return
+    for path in models:
+        typer.echo(f"Triton model {path}")
+
+
+def _show(bundle: "Bundle", engines: list[Path], models: list[Path], *, as_json: bool) -> None:
     from hffnet.runtime.commands import print_json, print_tables
     from hffnet.runtime.inspection import document_from_bundle, tables_from_bundle
 
     if as_json:
-        print_json({**document_from_bundle(bundle), "command": "export", "engines": [str(path) for path in engines]})
+        written = {"engines": [str(path) for path in engines], "triton": [str(path) for path in models]}
+        print_json({**document_from_bundle(bundle), "command": "export", **written})
     else:
         print_tables(tables_from_bundle(bundle)[1:3])
         for path in engines:
             typer.echo(f"engine {path}, described in {path.name}.json")
+        _show_models(models, as_json=False)

@@ -25,6 +25,12 @@ void add_row(const float* __restrict row, float weight, std::size_t width, float
   for (std::size_t x = 0; x < width; ++x) sum[x] += weight * row[x];
 }
 
+// Input pixels per output pixel, by way of the inverse: where an edge falls exactly on a pixel, OpenCV's rounding
+// decides which side it is on.
+double scale_of(std::size_t length, std::size_t size) {
+  return 1.0 / (static_cast<double>(size) / static_cast<double>(length));
+}
+
 // The input pixels [first, last] under one output pixel; the ones between the two weigh 1.
 struct Span {
   std::size_t first;
@@ -34,7 +40,7 @@ struct Span {
 };
 
 std::vector<Span> spans_of(std::size_t length, std::size_t size) {
-  const double scale = static_cast<double>(length) / static_cast<double>(size);
+  const double scale = scale_of(length, size);
   std::vector<Span> spans;
   for (std::size_t i = 0; i < size; ++i) {
     const double from = static_cast<double>(i) * scale;
@@ -58,11 +64,11 @@ struct Pair {
 // OpenCV's weights for INTER_AREA where a direction grows: not half-pixel centres, but the share of the output
 // pixel that lies on the second input pixel.
 std::vector<Pair> pairs_of(std::size_t length, std::size_t size) {
-  const double scale = static_cast<double>(length) / static_cast<double>(size);
+  const double scale = scale_of(length, size), inverse = static_cast<double>(size) / static_cast<double>(length);
   std::vector<Pair> pairs;
   for (std::size_t i = 0; i < size; ++i) {
     const auto first = static_cast<std::size_t>(static_cast<double>(i) * scale);
-    const auto weight = static_cast<float>(static_cast<double>(i + 1) - static_cast<double>(first + 1) / scale);
+    const auto weight = static_cast<float>(static_cast<double>(i + 1) - static_cast<double>(first + 1) * inverse);
     const bool inside = first + 1 < length && weight > 0.0F;
     pairs.push_back(
         {std::min(first, length - 1), std::min(first + 1, length - 1), inside ? weight - std::floor(weight) : 0.0F});

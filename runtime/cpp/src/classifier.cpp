@@ -18,6 +18,17 @@ auto timed(Timings& timings, const char* stage, Work work) {
   return result;
 }
 
+// `live` holds the last frame's fingerprint and gets this one's.
+std::vector<GateResult> gates_of(const Frame& frame, FrameFingerprint* live) {
+  FrameFingerprint now{frame.sha256};
+  std::vector<GateResult> gates = check_gates(frame.picture(), {}, &now);
+  if (live != nullptr) {
+    if (!live->sha256.empty()) gates.push_back(frozen_gate(now, *live));
+    *live = std::move(now);
+  }
+  return gates;
+}
+
 }  // namespace
 
 struct Classifier::Held {
@@ -64,12 +75,12 @@ Result<Prediction> Classifier::classify(const std::string& path) {
   return classify_frame(frame, std::move(timings));
 }
 
-Result<Prediction> Classifier::classify_frame(const Frame& frame, Timings timings) {
+Result<Prediction> Classifier::classify_frame(const Frame& frame, Timings timings, FrameFingerprint* live) {
   return guarded(Error::kFrame, frame.name, [&]() -> Result<Prediction> {
     Prediction prediction{frame.name, frame.sha256,      frame.crop, frame.acquisition, {}, {}, {}, 0,
                           0,          std::move(timings)};
     Timings& times = prediction.timings_ms;
-    prediction.gates = timed(times, "gates", [&] { return check_gates(frame.picture()); });
+    prediction.gates = timed(times, "gates", [&] { return gates_of(frame, live); });
     const Manifest& manifest = held_->bundle.manifest();
     if (manifest.pixel_size_um && frame.acquisition.pixel_size_um) {
       prediction.gates.push_back(pixel_size_gate(*frame.acquisition.pixel_size_um, *manifest.pixel_size_um));

@@ -6,13 +6,14 @@
 #include <cmath>
 #include <cstdint>
 
-#include "every_processor.hpp"
+#include "pixel_loops.hpp"
 
 namespace hffnet {
 namespace {
 
 // What one pass over the picture tells.
 struct Levels {
+  double mean = 0.0;
   double deviation = 0.0;
   double full_scale = 0.0;
   double num_black = 0.0;
@@ -43,78 +44,28 @@ double full_scale_of(const GreyView& picture, double brightest) {
   return 65535.0;
 }
 
-// What one row tells. Sums of whole levels are exact.
-struct RowSums {
-  double sum, squares;
-  float top;
-  std::size_t num_black;
-};
-
-// Up to 4096 pixels, few enough for 32 bits to hold the squares of 8-bit levels.
-constexpr std::size_t kPiece = 4096;
-
-HFFNET_EVERY_PROCESSOR
-RowSums sums_of(const std::uint8_t* row, std::size_t count) {
-  std::uint32_t sum = 0, squares = 0, black = 0;
-  std::uint8_t top = 0;
-  for (std::size_t x = 0; x < count; ++x) {
-    const std::uint32_t value = row[x];
-    sum += value;
-    squares += value * value;
-    black += value == 0 ? 1U : 0U;
-    top = std::max(top, row[x]);
-  }
-  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
-}
-
-HFFNET_EVERY_PROCESSOR
-RowSums sums_of(const std::uint16_t* row, std::size_t count) {
-  std::uint32_t sum = 0, black = 0;
-  std::uint64_t squares = 0;
-  std::uint16_t top = 0;
-  for (std::size_t x = 0; x < count; ++x) {
-    const std::uint32_t value = row[x];
-    sum += value;
-    squares += value * value;
-    black += value == 0 ? 1U : 0U;
-    top = std::max(top, row[x]);
-  }
-  return {static_cast<double>(sum), static_cast<double>(squares), static_cast<float>(top), black};
-}
-
-RowSums sums_of(const float* row, std::size_t count) {
-  RowSums sums{0.0, 0.0, row[0], 0};
-  for (std::size_t x = 0; x < count; ++x) {
-    const double value = row[x];
-    sums.sum += value;
-    sums.squares += value * value;
-    sums.num_black += row[x] == 0.0F ? 1 : 0;
-    sums.top = std::max(sums.top, row[x]);
-  }
-  return sums;
-}
-
 template <class T>
 void add_up(const GreyView& picture, Levels& levels) {
   double sum = 0.0, squares = 0.0;
-  auto top = static_cast<float>(row_of<T>(picture, 0)[0]);
+  T top = row_of<T>(picture, 0)[0];
   std::size_t num_black = 0, num_top = 0;
   for (std::size_t y = 0; y < picture.height; ++y) {
-    for (std::size_t left = 0; left < picture.width; left += kPiece) {
+    for (std::size_t left = 0; left < picture.width; left += kMostAtOnce) {
       const T* piece = row_of<T>(picture, y) + left;
-      const std::size_t count = std::min(kPiece, picture.width - left);
+      const std::size_t count = std::min(kMostAtOnce, picture.width - left);
       const RowSums sums = sums_of(piece, count);
-      if (sums.top > top) num_top = 0;
-      top = std::max(top, sums.top);
-      if (sums.top == top) num_top += static_cast<std::size_t>(std::count(piece, piece + count, static_cast<T>(top)));
-      num_black += sums.num_black;
+      const auto [lowest, highest] = extremes_of(piece, count);
+      if (highest > top) num_top = 0;
+      top = std::max(top, highest);
+      if (highest == top) num_top += count_equal(piece, count, top);
+      if (!(lowest > T{0})) num_black += count_equal(piece, count, T{0});
       sum += sums.sum;
       squares += sums.squares;
     }
   }
   levels.num_pixels = static_cast<double>(picture.height) * static_cast<double>(picture.width);
-  const double mean = sum / levels.num_pixels;
-  levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - mean * mean, 0.0));
+  levels.mean = sum / levels.num_pixels;
+  levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - levels.mean * levels.mean, 0.0));
   levels.num_black = static_cast<double>(num_black);
   levels.full_scale = full_scale_of(picture, static_cast<double>(top));
   // No pixel is brighter than the brightest one, so those at full scale are those at the top, or none.
@@ -143,10 +94,10 @@ std::string shortest(double value) {
   return {text.data(), std::to_chars(text.begin(), text.end(), value).ptr};
 }
 
-// Four digits, as %.4g has them.
-std::string general(double value) {
+// As %.4g has it, or with as many digits.
+std::string general(double value, int digits = 4) {
   std::array<char, 64> text{};
-  return {text.data(), std::to_chars(text.begin(), text.end(), value, std::chars_format::general, 4).ptr};
+  return {text.data(), std::to_chars(text.begin(), text.end(), value, std::chars_format::general, digits).ptr};
 }
 
 std::string percent(double share) {
@@ -165,8 +116,12 @@ GateResult incomplete(const Levels& levels, const GreyView& picture, const GateS
 
 }  // namespace
 
-std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings) {
+std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings, FrameFingerprint* now) {
   const Levels levels = levels_of(picture);
+  if (now != nullptr) {
+    now->mean = levels.mean;
+    now->deviation = levels.deviation;
+  }
   const double contrast = levels.deviation / levels.full_scale;
   // As Python counts: what is not black is counted there, so that the two agree to the last bit.
   const double black = 1.0 - (levels.num_pixels - levels.num_black) / levels.num_pixels;
@@ -184,6 +139,13 @@ std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings&
        percent(white) + " of the pixels are at full scale, at most " + percent(settings.max_white) +
            " are allowed: contrast or brightness is too high, or the specimen is charging."},
   };
+}
+
+GateResult frozen_gate(const FrameFingerprint& now, const FrameFingerprint& previous) {
+  const bool same = now.sha256 == previous.sha256 || (now.mean == previous.mean && now.deviation == previous.deviation);
+  return {"frozen", !same, same ? 1.0 : 0.0, 0.0,
+          "the picture is the last one again (mean " + general(now.mean, 6) + ", deviation " +
+              general(now.deviation, 6) + "): the scan has stopped or the source repeats a frame."};
 }
 
 GateResult pixel_size_gate(double found_um, const std::array<double, 2>& trained_um) {
@@ -205,7 +167,10 @@ GateResult novelty_gate(const std::vector<float>& logits, const Taxonomy& taxono
   double sum = 0.0;
   for (auto logit = first; logit != logits.end(); ++logit) sum += std::exp(static_cast<double>(*logit) - top);
   const double energy = -(top + std::log(sum));
-  return {"out_of_distribution", energy <= novelty.max_energy, energy, novelty.max_energy,
+  return {"out_of_distribution",
+          energy <= novelty.max_energy,
+          energy,
+          novelty.max_energy,
           "the energy of the logits is " + fixed(energy, 3) + ", " + fixed(100.0 * novelty.quantile, 0) + "% of " +
               std::to_string(novelty.num_frames) + " held-out frames have at most " + fixed(novelty.max_energy, 3) +
               ": the frame is unlike what the model was trained on.",

@@ -189,11 +189,16 @@ void check_consistent(const Manifest& manifest, const JsonValue& document) {
 Manifest manifest_from(const JsonValue& document) {
   const JsonFields fields(document, {"format_version", "name", "taxonomy", "preprocess", "decode", "network", "graphs",
                                      "metrics", "pixel_size_um", "novelty", "provenance", "members"});
-  Manifest manifest{fields["name"].text(1, 200),           taxonomy_from(fields["taxonomy"]),
-                    preprocess_from(fields["preprocess"]), decode_from(fields["decode"]),
-                    network_from(fields["network"]),       list_of(fields["graphs"], graph_from),
-                    all_metrics_from(fields["metrics"]),   pixel_size_from(fields["pixel_size_um"]),
-                    novelty_from(fields.find("novelty")),  provenance_from(fields["provenance"]),
+  Manifest manifest{fields["name"].text(1, 200),
+                    taxonomy_from(fields["taxonomy"]),
+                    preprocess_from(fields["preprocess"]),
+                    decode_from(fields["decode"]),
+                    network_from(fields["network"]),
+                    list_of(fields["graphs"], graph_from),
+                    all_metrics_from(fields["metrics"]),
+                    pixel_size_from(fields["pixel_size_um"]),
+                    novelty_from(fields.find("novelty")),
+                    provenance_from(fields["provenance"]),
                     list_of(fields["members"], member_from)};
   if (manifest.graphs.empty()) fields["graphs"].refuse("Tuple should have at least 1 item");
   check_consistent(manifest, document);

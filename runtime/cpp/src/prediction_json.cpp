@@ -1,13 +1,13 @@
-#include <cmath>
-#include <nlohmann/json.hpp>
+#include "prediction_json.hpp"
 
-#include "hffnet/classifier.hpp"
+#include <array>
+#include <cmath>
+#include <cstdint>
 
 namespace hffnet {
 namespace {
 
-// Keys in the order they are written, as in Python.
-using Json = nlohmann::ordered_json;
+using Json = OrderedJson;
 
 constexpr int kSchemaVersion = 1;
 
@@ -71,13 +71,9 @@ Json numbers_json(const std::vector<double>& values) {
   return list;
 }
 
-}  // namespace
-
-std::string json_from_prediction(const Prediction& prediction, const Classifier& classifier) {
-  const Decision nothing;
-  const Decision& decision = prediction.decision ? *prediction.decision : nothing;
-  Json gates = Json::array(), timings = Json::object();
-  for (const GateResult& gate : prediction.gates) {
+Json gates_json(const std::vector<GateResult>& results) {
+  Json gates = Json::array();
+  for (const GateResult& gate : results) {
     gates.push_back({{"name", gate.name},
                      {"passed", gate.passed},
                      {"value", finite(gate.value)},
@@ -85,35 +81,93 @@ std::string json_from_prediction(const Prediction& prediction, const Classifier&
                      {"reason", gate.reason},
                      {"refuses", gate.refuses}});
   }
-  for (const auto& [stage, milliseconds] : prediction.timings_ms) timings[stage] = milliseconds;
-  const Json document = {
+  return gates;
+}
+
+// Bytes of the UTF-8 character that begins at `place`; 0 where none does.
+std::size_t bytes_of_character(const std::string& text, std::size_t place) {
+  const auto at = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+  const unsigned first = at(place);
+  if (first < 0x80) return 1;
+  const std::size_t count = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+  std::uint32_t code = count == 4 ? first & 0x07U : count == 3 ? first & 0x0FU : first & 0x1FU;
+  for (std::size_t i = 1; i < count; ++i) {
+    if ((at(place + i) & 0xC0U) != 0x80U) return 0;
+    code = code << 6U | (at(place + i) & 0x3FU);
+  }
+  constexpr std::array<std::uint32_t, 5> kLeast{0, 0, 0x80, 0x800, 0x10000};
+  const bool is_surrogate = code >= 0xD800 && code <= 0xDFFF;
+  return first >= 0xC2 && first <= 0xF4 && code >= kLeast[count] && code <= 0x10FFFF && !is_surrogate ? count : 0;
+}
+
+}  // namespace
+
+std::string text_from_name(const std::string& name) {
+  std::string text;
+  for (std::size_t i = 0; i < name.size();) {
+    const std::size_t count = bytes_of_character(name, i);
+    if (count == 0) {
+      const auto byte = static_cast<unsigned char>(name[i++]);
+      text += {'\\', 'x', "0123456789abcdef"[byte >> 4U], "0123456789abcdef"[byte & 15U]};
+    } else {
+      text.append(name, i, count);
+      i += count;
+    }
+  }
+  return text;
+}
+
+Json empty_document() {
+  return {
       {"schema_version", kSchemaVersion},
       {"kind", "result"},
-      {"name", prediction.name},
-      {"status", prediction.decision ? "classified" : "not_classified"},
-      {"reason", or_null(prediction.not_classified())},
-      {"class_path", decision.path},
-      {"answer", decision.answer},
-      {"confidence", numbers_json(decision.confidence)},
-      {"probabilities",
-       prediction.decision ? probabilities_json(decision, classifier.bundle().manifest().taxonomy) : Json::object()},
+      {"name", ""},
+      {"status", nullptr},
+      {"reason", nullptr},
+      {"class_path", Json::array()},
+      {"answer", Json::array()},
+      {"confidence", Json::array()},
+      {"probabilities", Json::object()},
       {"input_path", nullptr},
       {"input_size", nullptr},
       {"input_mtime_ns", nullptr},
-      {"input_sha256", prediction.sha256},
-      {"crop", crop_json(prediction.crop)},
-      {"acquisition", acquisition_json(prediction.acquisition)},
-      {"gates", std::move(gates)},
-      {"engine", engine_json(classifier.engine())},
-      {"bundle_sha256", classifier.bundle().sha256()},
+      {"input_sha256", nullptr},
+      {"crop", nullptr},
+      {"acquisition", nullptr},
+      {"gates", Json::array()},
+      {"engine", nullptr},
+      {"bundle_sha256", nullptr},
       {"settings_sha256", nullptr},
-      {"timings_ms", std::move(timings)},
+      {"timings_ms", Json::object()},
       {"refers_to", nullptr},
       {"person", nullptr},
       {"details", nullptr},
   };
-  // A file name need not be UTF-8.
-  return document.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json document_from_prediction(const Prediction& prediction, const Classifier& classifier) {
+  Json document = empty_document();
+  document["name"] = text_from_name(prediction.name);
+  document["status"] = prediction.decision ? "classified" : "not_classified";
+  document["reason"] = or_null(prediction.not_classified());
+  if (prediction.decision) {
+    document["class_path"] = prediction.decision->path;
+    document["answer"] = prediction.decision->answer;
+    document["confidence"] = numbers_json(prediction.decision->confidence);
+    document["probabilities"] = probabilities_json(*prediction.decision, classifier.bundle().manifest().taxonomy);
+  }
+  document["input_sha256"] = prediction.sha256;
+  document["crop"] = crop_json(prediction.crop);
+  document["acquisition"] = acquisition_json(prediction.acquisition);
+  document["gates"] = gates_json(prediction.gates);
+  document["engine"] = engine_json(classifier.engine());
+  document["bundle_sha256"] = classifier.bundle().sha256();
+  for (const auto& [stage, milliseconds] : prediction.timings_ms) document["timings_ms"][stage] = milliseconds;
+  return document;
+}
+
+std::string json_from_prediction(const Prediction& prediction, const Classifier& classifier) {
+  return document_from_prediction(prediction, classifier).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace hffnet

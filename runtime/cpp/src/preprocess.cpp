@@ -7,11 +7,12 @@
 
 #include "area_resize.hpp"
 #include "attempt.hpp"
+#include "pixel_loops.hpp"
 
 namespace hffnet {
 namespace {
 
-constexpr std::size_t kBins = 2048;
+constexpr std::uint16_t kBins = 2048;
 
 double full_scale(Depth depth) {
   return depth == Depth::kUint8 ? 255.0 : depth == Depth::kUint16 ? 65535.0 : 1.0;
@@ -20,20 +21,22 @@ double full_scale(Depth depth) {
 // Places values in bins that rise with the value, so that a rank is looked for in one bin only.
 class Bins {
  public:
-  explicit Bins(const std::vector<float>& values) : values_(values) {
-    const auto [low, high] = std::minmax_element(values.begin(), values.end());
-    low_ = *low;
-    scale_ = *high > *low ? static_cast<float>(kBins - 1) / (*high - *low) : 0.0F;
-    for (const float value : values) ++counts_[bin_of(value)];
+  // `places` is scratch memory.
+  Bins(const std::vector<float>& values, std::vector<std::uint16_t>& places) : values_(values), places_(places) {
+    const auto [low, high] = extremes_of(values.data(), values.size());
+    places_.resize(values.size());
+    bins_of(values.data(), values.size(), low, high > low ? static_cast<float>(kBins - 1) / (high - low) : 0.0F, kBins,
+            places_.data());
+    for (const std::uint16_t place : places_) ++counts_[place];
   }
 
   // The value at `rank` in ascending order, exactly. `ranked` is scratch memory.
   float at(std::size_t rank, std::vector<float>& ranked) const {
-    std::size_t bin = 0;
+    std::uint16_t bin = 0;
     while (rank >= counts_[bin]) rank -= counts_[bin++];
     ranked.clear();
-    for (const float value : values_) {
-      if (bin_of(value) == bin) ranked.push_back(value);
+    for (std::size_t i = 0; ranked.size() < counts_[bin]; ++i) {
+      if (places_[i] == bin) ranked.push_back(values_[i]);
     }
     const auto place = ranked.begin() + static_cast<std::ptrdiff_t>(rank);
     std::nth_element(ranked.begin(), place, ranked.end());
@@ -41,13 +44,8 @@ class Bins {
   }
 
  private:
-  std::size_t bin_of(float value) const {
-    return std::min(static_cast<std::size_t>((value - low_) * scale_), kBins - 1);
-  }
-
   const std::vector<float>& values_;
-  float low_;
-  float scale_;
+  std::vector<std::uint16_t>& places_;
   std::array<std::size_t, kBins> counts_{};
 };
 
@@ -68,16 +66,16 @@ Result<std::span<const std::uint8_t>> Preprocessor::operator()(const GreyView& p
   using Input = Result<std::span<const std::uint8_t>>;
   return guarded(Error::kFrame, "preprocess", [&]() -> Input {
     area_resize(picture, spec_.size, small_, rows_);
-    const Bins bins(small_);
+    if (!all_finite(small_.data(), small_.size())) {
+      return Failure{Error::kFrame, "pixels that are not finite numbers were given; grey levels are expected"};
+    }
+    const Bins bins(small_, places_);
     const float low = bins.at(rank_of(spec_.low, small_.size()), ranked_);
     const float high = bins.at(rank_of(spec_.high, small_.size()), ranked_);
     const double span = std::max(static_cast<double>(high - low), spec_.min_span * full_scale(picture.depth));
     const auto gain = static_cast<float>(255.0 / span);
     stretched_.resize(small_.size());
-    for (std::size_t i = 0; i < small_.size(); ++i) {
-      const float level = std::max(small_[i] - low, 0.0F) * gain;
-      stretched_[i] = static_cast<std::uint8_t>(std::nearbyint(std::min(level, 255.0F)));
-    }
+    stretch_to_bytes(small_.data(), small_.size(), low, gain, stretched_.data());
     return std::span<const std::uint8_t>(stretched_);
   });
 }

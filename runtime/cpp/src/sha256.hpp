@@ -10,4 +10,7 @@ namespace hffnet {
 // Lower-case hexadecimal digest.
 std::string sha256_of(std::span<const std::uint8_t> bytes);
 
+// The same of several pieces, one after the other.
+std::string sha256_of_parts(std::span<const std::span<const std::uint8_t>> parts);
+
 }  // namespace hffnet

@@ -20,11 +20,12 @@ from hffnet.runtime.decode import Decision, decode
 from hffnet.runtime.engines import EngineIdentity, EngineName, OpenEngine, Outputs, open_engine
 from hffnet.runtime.field_of_view import Area, FieldOfView, TileSettings
 from hffnet.runtime.frame import Acquisition, Crop, Frame
-from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates
+from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates, resampling
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.novelty import novelty_gate
 from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
+from hffnet.runtime.resample import Widened, outputs_inside, widened
 from hffnet.runtime.taxonomy import ClassPath
 
 
@@ -71,6 +72,23 @@ class Prediction:
         return "; ".join(failed) or None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedFrame(Frame):
+    """A frame of which everything is known but the engine's answer; another thread may make it while that works.
+
+    Attributes:
+        gates: answers of the gates that look at the frame.
+        tile_px: side of the tiles it is to be cut into; None where it is looked at as a whole.
+        input_hw: the network's input; None where a gate stopped the frame, or where it is cut.
+        seen: which part of the input is picture, where it was brought to another scale.
+    """
+
+    gates: tuple[GateResult, ...]
+    tile_px: int | None = None
+    input_hw: npt.NDArray[np.uint8] | None = None
+    seen: Widened | None = None
+
+
 _TILES_AT_ONCE = 8
 _Values = npt.NDArray[np.float32]
 _FieldAnswer = tuple[Decision | None, Area | None, _Values | None, _Values | None, GateResult]
@@ -88,7 +106,7 @@ class Timings(dict[str, float]):
 
 
 class Classifier:
-    """A bundle on an engine that proved itself on this machine. Not thread-safe: one per worker.
+    """A bundle on an engine that proved itself on this machine; several threads may share it, the engine takes turns.
 
     Example:
         ::
@@ -134,6 +152,11 @@ class Classifier:
         """Which engine answers."""
         return self._engine.identity
 
+    @property
+    def tiles(self) -> TileSettings | None:
+        """How large frames are cut; None where they are not."""
+        return self._tiles
+
     def classify(self, source: str | Path) -> Prediction:
         """Classify one image file.
 
@@ -158,24 +181,21 @@ class Classifier:
         """
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
-        with timings.stage("gates"):
-            gates = check_gates(frame, previous, self._gates, trained_um=manifest.pixel_size_um)
+        ready = frame if isinstance(frame, PreparedFrame) else self.prepared(frame, timings, previous=previous)
+        gates = ready.gates
         decision, logits, evidence, area = None, None, None, None
-        if not any(gate.stops for gate in gates):
-            side = self._tiles.side_of(frame) if self._tiles else None
-            if side is not None:
-                decision, area, logits, evidence, gate = self._classify_field(frame, side, timings)
-                gates += (gate,)
-            else:
-                with timings.stage("preprocess"):
-                    input_HW = preprocess(frame.picture, manifest.preprocess)
-                with timings.stage("infer"):
-                    outputs = self._engine.infer(input_HW[None])
-                with timings.stage("decode"):
-                    gates += self._novelty(outputs.logits)
-                    if not any(gate.stops for gate in gates):
-                        (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
-                        logits, evidence = outputs.logits[0], outputs.evidence[0]
+        if ready.tile_px is not None:
+            decision, area, logits, evidence, gate = self._classify_field(frame, ready.tile_px, timings)
+            gates += (gate,)
+        elif ready.input_hw is not None:
+            with timings.stage("infer"):
+                outputs = self._engine.infer(ready.input_hw[None])
+            with timings.stage("decode"):
+                outputs = outputs_inside(outputs, ready.seen) if ready.seen else outputs
+                gates += self._novelty(outputs.logits)
+                if not any(gate.stops for gate in gates):
+                    (decision,) = decode(outputs.logits, manifest.taxonomy, manifest.decode)
+                    logits, evidence = outputs.logits[0], outputs.evidence[0]
         return Prediction(
             name=frame.name,
             sha256=frame.sha256,
@@ -190,11 +210,49 @@ class Classifier:
             area=area,
         )
 
+    def prepared(
+        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
+    ) -> PreparedFrame:
+        """Do everything that needs no engine; ``classify_frame`` takes it from there. Any thread may call this.
+
+        Args:
+            frame: see ``hffnet.runtime.read``.
+            timings: stages are added to it.
+            previous: fingerprint of a live source's last frame, which this one must not repeat.
+
+        Raises:
+            FrameError: it would be cut into tiles too small or too many.
+        """
+        timings = Timings() if timings is None else timings
+        manifest = self.bundle.manifest
+        with timings.stage("gates"):
+            gates = check_gates(frame, previous, self._gates, trained_um=manifest.pixel_size_um)
+        tile_px, input_hw, seen = None, None, None
+        if not any(gate.stops for gate in gates):
+            scale = resampling(frame.acquisition.pixel_size_um, manifest.pixel_size_um, self._gates)
+            tile_px = self._tiles.side_of(frame) if self._tiles else None
+            if tile_px is None and scale is not None and scale > 1:
+                tile_px = max(round(min(frame.picture.shape) / scale), 1)
+            if tile_px is None:
+                with timings.stage("preprocess"):
+                    seen = widened(frame.picture, scale) if scale is not None else None
+                    input_hw = preprocess(seen.picture if seen else frame.picture, manifest.preprocess)
+        return PreparedFrame(
+            pixels=frame.pixels,
+            crop=frame.crop,
+            name=frame.name,
+            sha256=frame.sha256,
+            acquisition=frame.acquisition,
+            gates=gates,
+            tile_px=tile_px,
+            input_hw=input_hw,
+            seen=seen,
+        )
+
     def _classify_field(self, frame: Frame, side: int, timings: Timings) -> _FieldAnswer:
         """Tiles in batches; those that are blank or unlike what the model knows leave their place open."""
-        assert self._tiles is not None
         manifest = self.bundle.manifest
-        field = FieldOfView(frame, side, self._tiles, manifest.taxonomy)
+        field = FieldOfView(frame, side, self._tiles or TileSettings(side_px=max(side, 32)), manifest.taxonomy)
         pictures = field.pictures(self._gates.min_contrast)
         while batch := list(islice(pictures, _TILES_AT_ONCE)):
             with timings.stage("preprocess"):

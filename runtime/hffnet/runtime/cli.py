@@ -40,6 +40,8 @@ _EXTRA_OF_MODULE = {
     "openvino": "openvino",
     "mss": "screen",
     "paho": "mqtt",
+    "pyarrow": "parquet",
+    "ray": "ray",
 }
 _TYPER_INTERRUPTED = 130
 _INTERRUPTED = HffnetError("interrupted")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hffnet.runtime.errors import ExitCode, HffnetError
+from hffnet.runtime.errors import ConfigError, ExitCode, HffnetError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,25 +41,67 @@ def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
 
 def classify(
     bundle: BundleArgument,
-    frames: Annotated[list[Path], typer.Argument(metavar="FRAME…", help="Image files.", show_default=False)],
+    frames: Annotated[
+        list[Path],
+        typer.Argument(metavar="FRAME…", help="Files, folders, quoted patterns, CSVs of paths.", show_default=False),
+    ],
     *,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.jsonl", help="Append results here and skip frames that have one."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="local|ADDRESS", help="Share the frames among the workers of a Ray cluster."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Of Ray, one engine each.", show_default="all CPUs")
+    ] = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    tile_um: Annotated[
+        float | None, typer.Option("--tile-um", metavar="UM", min=0.0, help="Cut large frames into squares this wide.")
+    ] = None,
+    tile_px: Annotated[
+        int | None, typer.Option("--tile-px", min=32, help="In pixels, for frames that do not say their scale.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option("--maps", metavar="FOLDER", help="Write a map of the evidence for each answer.")
+    ] = None,
+    map_format: Annotated[
+        Literal["png", "tiff"], typer.Option("--map-format", help="png to look at, tiff (ImageJ) to measure in.")
+    ] = "png",
     as_json: JsonOption = False,
 ) -> None:
     """Classify image files; a file that cannot be read is named and the others go on (exit code 3)."""
     from rich.table import Table
 
+    from hffnet.runtime.archive import frames_from_arguments
     from hffnet.runtime.classifier import Classifier
+    from hffnet.runtime.evidence_map import MapFolder
+    from hffnet.runtime.field_of_view import TileSettings
     from hffnet.runtime.result import prediction_json
 
+    paths = frames_from_arguments(frames)
+    tiles = TileSettings(side_um=tile_um or None, side_px=tile_px) if tile_um or tile_px else None
+    if out is not None or ray is not None or workers is not None:
+        from hffnet.runtime.classify_command import ArchiveOptions, classify_to_file
+
+        if maps is not None:
+            raise ConfigError("--maps stands beside --out, --ray or --workers; write maps in a run of their own")
+        options = ArchiveOptions(
+            engine=engine, precision=precision, threads=threads, tiles=tiles, ray=ray, workers=workers
+        )
+        classify_to_file(bundle, paths, out, options, as_json=as_json)
+        return
+    folder = MapFolder(maps, map_format) if maps else None
     documents, failures = list[dict[str, Any]](), 0
     table = Table("frame", "picture", "µm/pixel", "decision", "confidence", "note")
-    with Classifier.open(bundle, engine=engine, precision=precision, threads=threads) as classifier:
-        for path in frames:
+    with Classifier.open(bundle, engine=engine, precision=precision, threads=threads, tiles=tiles) as classifier:
+        for path in paths:
             try:
-                prediction = classifier.classify(path)
+                prediction = folder.classify(classifier, path) if folder else classifier.classify(path)
             except HffnetError as error:
                 failures += 1
                 documents.append({"name": str(path), "error": str(error)})
@@ -73,7 +115,7 @@ def classify(
                 f"{size:.4g}" if (size := prediction.acquisition.pixel_size_um) else "-",
                 "/".join(prediction.path) or "not classified",
                 " ".join(f"{share:.3f}" for share in decision.confidence) if decision else "-",
-                prediction.not_classified or "",
+                prediction.not_classified or (prediction.area.in_words() if prediction.area else ""),
             )
     if as_json:
         print_json({"command": "classify", "results": documents})

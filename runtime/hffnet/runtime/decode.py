@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from hffnet.runtime import native
 from hffnet.runtime.taxonomy import ClassPath, Taxonomy
 
 
@@ -65,6 +66,8 @@ def decode(logits_NC: npt.NDArray[np.float32], taxonomy: Taxonomy, spec: DecodeS
     >>> decision.path, [round(c, 3) for c in decision.confidence]
     (('a', 'x'), [0.994, 0.876])
     """
+    if native.MODULE is not None and logits_NC.size and np.isfinite(logits_NC).all():
+        return _compiled(logits_NC, taxonomy, spec)
     # Log joint of every leaf, then softmax over leaves: what is left of the product once impossible
     # combinations (a child under another parent) are ruled out.
     joint_NL = np.zeros((len(logits_NC), taxonomy.num_leaves))
@@ -76,6 +79,16 @@ def decode(logits_NC: npt.NDArray[np.float32], taxonomy: Taxonomy, spec: DecodeS
     leaf_NL = np.exp(joint_NL - joint_NL.max(axis=1, keepdims=True))
     leaf_NL /= leaf_NL.sum(axis=1, keepdims=True)
     return tuple(_decision(row, leaf_L, taxonomy, spec) for row, leaf_L in zip(joint_NL, leaf_NL, strict=True))
+
+
+def _compiled(logits_NC: npt.NDArray[np.float32], taxonomy: Taxonomy, spec: DecodeSpec) -> tuple[Decision, ...]:
+    answers = native.decoder(taxonomy, spec.temperatures, spec.min_confidence).decide(
+        np.ascontiguousarray(logits_NC, np.float32)
+    )
+    return tuple(
+        Decision(path=path, confidence=confidence, answer=answer, probabilities=probabilities)
+        for path, confidence, answer, probabilities in answers
+    )
 
 
 def decision_from_leaves(leaf_L: npt.NDArray[np.float64], taxonomy: Taxonomy, spec: DecodeSpec) -> Decision:

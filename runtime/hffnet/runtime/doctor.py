@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hffnet.runtime import machine
+from hffnet.runtime import machine, native
 from hffnet.runtime.bundle import Bundle, open_bundle
 from hffnet.runtime.engines import ENGINES, EngineName
 from hffnet.runtime.engines.cache import FOLDER_VARIABLE, cache_folder
@@ -260,7 +260,18 @@ def _library_findings() -> list[Finding]:
     if not any(is_engine_installed(name) for name in ENGINES):
         fix = "pip install 'onnxruntime>=1.32'"
         found.append(Finding(section="engines", name="any engine", value="none installed", state="missing", fix=fix))
-    return [*found, _codec_finding()]
+    return [*found, _native_finding(), _codec_finding()]
+
+
+def _native_finding() -> Finding:
+    """Speed only: the two forms answer alike."""
+    name = "compiled preprocess and decode"
+    if native.MODULE is not None:
+        return Finding(section="frames", name=name, value=f"used ({native.MODULE.__file__})")
+    fix = (
+        f"{native.VARIABLE}=1 pip install . in hffnet's source folder, with a C++20 compiler: it prepares frames faster"
+    )
+    return Finding(section="frames", name=name, value=native.REASON, state="note", fix=fix)
 
 
 def _codec_finding() -> Finding:

@@ -30,7 +30,7 @@ def whole_folder(path: Path, staging: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             _sync(file)
         _sync(temporary)
         temporary.rename(path)

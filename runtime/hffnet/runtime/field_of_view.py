@@ -88,6 +88,14 @@ class Area:
     modes: tuple[ClassPath, ...]
     is_mixed: bool
 
+    def in_words(self) -> str:
+        """The largest shares of the last level, in one line."""
+        shares = list(self.shares.values())[-1]
+        largest = sorted(shares.items(), key=lambda item: -item[1])[:4]
+        shown = ", ".join(f"{name} {share:.0%}" for name, share in largest if share > 0)
+        how = f"{self.num_classified} of {self.num_tiles} tiles of {self.tile_px} px"
+        return f"{'mixed: ' if self.is_mixed else ''}{shown} ({how})"
+
 
 FieldResult = tuple[Decision, Area, npt.NDArray[np.float32], npt.NDArray[np.float32]]
 

@@ -31,8 +31,9 @@ class GateSettings(BaseModel):
         min_sharpness: least sharpness of the best quarter of tiles; None, the default, does not ask, because the
             limit depends on magnification and has to be found on the instrument's own frames.
         pixel_size: what to do where micrometres per pixel are outside the trained range; a frame that does not say
-            is not asked.
+            is not asked. ``resample`` looks at it at the trained scale (``resample``) and flags it.
         pixel_size_margin: how far outside the range still counts as inside, as a factor.
+        max_resample: largest factor by which the scale may be changed; beyond, the frame is only flagged.
         out_of_distribution: what to do with a frame unlike any held-out one (bundles that hold a limit only).
     """
 
@@ -43,8 +44,9 @@ class GateSettings(BaseModel):
     max_black: Share = 0.9
     max_white: Share = 0.5
     min_sharpness: Annotated[float, Field(gt=0.0)] | None = None
-    pixel_size: Policy = "flag"
+    pixel_size: Policy | Literal["resample"] = "flag"
     pixel_size_margin: Annotated[float, Field(ge=1.0, le=100.0)] = 1.25
+    max_resample: Annotated[float, Field(ge=1.0, le=16.0)] = 4.0
     out_of_distribution: Policy = "flag"
 
 
@@ -222,15 +224,39 @@ def _blurred(picture: GreyPixels, limit: float) -> GateResult:
     )
 
 
+def resampling(
+    pixel_size_um: float | None, trained_um: tuple[float, float] | None, settings: GateSettings
+) -> float | None:
+    """Micrometres per pixel found, over the nearest that were trained, where the frame is to be looked at so.
+
+    >>> settings = GateSettings(pixel_size="resample")
+    >>> resampling(0.1, (0.2, 0.4), settings), resampling(0.8, (0.2, 0.4), settings)
+    (0.5, 2.0)
+    >>> [resampling(um, (0.2, 0.4), settings) for um in (None, 0.3, 0.19, 4.0)]
+    [None, None, None, None]
+    """
+    if settings.pixel_size != "resample" or trained_um is None or pixel_size_um is None:
+        return None
+    scale = pixel_size_um / min(max(pixel_size_um, trained_um[0]), trained_um[1])
+    factor = max(scale, 1 / scale)
+    return scale if settings.pixel_size_margin < factor <= settings.max_resample else None
+
+
 def _pixel_size(found_um: float, trained_um: tuple[float, float], settings: GateSettings) -> GateResult:
     smallest, largest = trained_um[0] / settings.pixel_size_margin, trained_um[1] * settings.pixel_size_margin
+    scale = resampling(found_um, trained_um, settings)
+    advice = (
+        "take the frame at another magnification, or train on such frames."
+        if scale is None
+        else f"it was looked at as if one pixel were {found_um / scale:.4g} um."
+    )
     return GateResult(
         "pixel_size",
         smallest <= found_um <= largest,
         found_um,
         smallest if found_um < smallest else largest,
         f"one pixel is {found_um:.4g} um, the model was trained on {trained_um[0]:.4g} to {trained_um[1]:.4g} um: "
-        "take the frame at another magnification, or train on such frames.",
+        + advice,
         refuses=settings.pixel_size == "refuse",
     )
 

@@ -1,6 +1,9 @@
 """What a frame may ask of this machine, decided before anything is decoded."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.runtime.errors import FrameError
 
@@ -49,3 +52,35 @@ class Limits:
                 f"{self.max_pixels} pixels and {self.max_decoded_bytes} bytes are decoded. "
                 "If this is a real frame, tile it or raise the limits."
             )
+
+
+class ReadingSettings(BaseModel):
+    """``[reading]`` of a run: what one frame may cost.
+
+    Attributes:
+        process: decode in a process of its own that is killed where a file takes too long or too much memory; without
+            it, seconds and memory are not limited.
+        seconds: from the request to the decoded frame, reading it from a slow share included.
+        memory_mb: address space that one frame may take beyond what the process needs anyway.
+        max_file_mb: size of the file.
+        max_pixels: width x height.
+        max_decoded_mb: width x height x samples x bytes per sample.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    process: bool = True
+    seconds: Annotated[float, Field(gt=0.0, le=3600.0)] = 30.0
+    memory_mb: Annotated[int, Field(ge=64, le=2**20)] = 4096
+    max_file_mb: Annotated[int, Field(ge=1, le=2**20)] = 512
+    max_pixels: Annotated[int, Field(ge=1, le=2**40)] = 200_000_000
+    max_decoded_mb: Annotated[int, Field(ge=1, le=2**20)] = 1024
+
+    @property
+    def limits(self) -> Limits:
+        """What is checked before decoding."""
+        return Limits(
+            max_file_bytes=self.max_file_mb * 2**20,
+            max_pixels=self.max_pixels,
+            max_decoded_bytes=self.max_decoded_mb * 2**20,
+        )

@@ -1,13 +1,14 @@
 """source -> read -> classify -> record -> publish, as threads that overlap and hold each other back.
 
-The reader thread follows the source and decodes the next frames while the caller's thread classifies; the recorder
-thread commits, so that waiting for the disk does not hold up the engine; every sink has its own thread behind the
-records. The hand-overs are bounded: a slow stage slows the source down and nothing is dropped.
+The reader thread follows the source, decodes the next frames and makes them ready, while the caller's thread has the
+engine work on the last; the recorder thread commits, so that waiting for the disk does not hold up the engine; every
+sink has its own thread behind the records. The hand-overs are bounded: a slow stage slows the source down and nothing
+is dropped.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from hffnet.runtime.errors import EngineError, FrameError, HffnetError
 from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.hand_over import HandOver
+from hffnet.runtime.read_worker import ReadFile, read_here
 from hffnet.runtime.record import Json, RecordDraft, plain
 from hffnet.runtime.recorder import OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
@@ -32,7 +34,11 @@ if TYPE_CHECKING:
     from hffnet.runtime.frame import Frame
     from hffnet.runtime.gates import FrameFingerprint
     from hffnet.runtime.infobar import BarSetting
+    from hffnet.runtime.smoothing import SmoothingSettings
     from hffnet.runtime.taxonomy import Taxonomy
+
+OnFrame = Callable[[str, "Frame", "Prediction"], None]
+"""Called with an item's name, its frame and what was decided; must return at once and keep the frame as it is."""
 
 _log = logging.getLogger(__name__)
 _QUEUE = 2
@@ -47,8 +53,8 @@ class RunSummary:
     Attributes:
         counts: results by status.
         seconds: from the start of the pipeline to its end.
-        stages_ms: milliseconds by stage over the latest frames: ``waited`` (settled to read), ``read``, ``queued``,
-            ``gates``, ``preprocess``, ``infer``, ``decode``, ``record`` (the commit) and ``total`` (settled to
+        stages_ms: milliseconds by stage over the latest frames: ``waited`` (settled to read), ``read``, ``gates``,
+            ``preprocess``, ``queued``, ``infer``, ``decode``, ``record`` (the commit) and ``total`` (settled to
             committed).
         was_stopped: whether ``stop`` was set from outside, rather than the source ending.
         num_unrecorded: results that could not be committed before the end; their inputs are redone by the next run.
@@ -97,7 +103,10 @@ def run_pipeline(
     stop: Event,
     on_record: OnRecord | None = None,
     bar: "BarSetting | None" = None,
+    read_file: ReadFile = read_here,
+    smoothing: "SmoothingSettings | None" = None,
     beat: Callable[[], None] = lambda: None,
+    on_frame: "OnFrame | None" = None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
 
@@ -113,7 +122,10 @@ def run_pipeline(
         stop: ends any waiting at once; is set when the run ends for any reason.
         on_record: called after each commit.
         bar: what is known of the instrument's info bar.
+        read_file: decodes files, on the reader's thread; ``ReadWorker`` does so in a process that can be killed.
+        smoothing: also decide on live frames of one field of view together; None does not.
         beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
+        on_frame: called with each frame that was decided on, before it is recorded, on the caller's thread.
 
     Raises:
         EngineError: the engine failed; what was in hand is not recorded and will be redone.
@@ -122,8 +134,8 @@ def run_pipeline(
     began = monotonic()
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
     recorder = Recorder(store, list(deliveries.values()), stop, on_record)
-    reader = _Reader(source, stop, bar)
-    desk = _Desk(classifier, settings_sha256)
+    reader = _Reader(source, stop, bar, read_file, classifier)
+    desk = _Desk(classifier, settings_sha256, smoothing, on_frame)
     try:
         for arrival in reader.arrivals_until(stop, beat):
             match arrival:
@@ -159,12 +171,21 @@ def run_pipeline(
 
 
 class _Reader:
-    """The thread that follows the source and decodes ahead."""
+    """The thread that follows the source, decodes and prepares ahead; remembers the last live frame."""
 
-    def __init__(self, source: Source, stop: Event, bar: "BarSetting | None") -> None:
+    def __init__(
+        self,
+        source: Source,
+        stop: Event,
+        bar: "BarSetting | None",
+        read_file: ReadFile,
+        classifier: "Classifier",
+    ) -> None:
         self.arrivals = HandOver[_Arrival | Notice](_QUEUE)
         self.error: BaseException | None = None
-        self._source, self._stop, self._bar = source, stop, bar
+        self._source, self._stop, self._bar, self._read_file = source, stop, bar, read_file
+        self._classifier = classifier
+        self._previous: FrameFingerprint | None = None
         # A daemon: a read that hangs on a dead network share must not keep the process alive.
         self._thread = Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
@@ -206,7 +227,7 @@ class _Reader:
         frame, reason = None, (item.problem or "") if isinstance(item, Item) else ""
         if not reason:
             try:
-                frame = _frame(item, self._bar)
+                frame = self._frame(item)
             except HffnetError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 - a poisoned file must not end the service
@@ -214,29 +235,54 @@ class _Reader:
                 reason = f"reading it ran into a defect: {type(error).__name__}: {error}"
         if frame is None and isinstance(item, Item) and self._source.retry(item):
             return None
-        ended = monotonic()
-        timings_ms = {"waited": (began - item.settled_at) * 1e3, "read": (ended - began) * 1e3}
-        return _Arrival(item=item, frame=frame, reason=reason, timings_ms=timings_ms, at=ended)
+        timings_ms = {"waited": (began - item.settled_at) * 1e3, "read": (monotonic() - began) * 1e3}
+        if frame is not None:
+            frame = self._prepared(item, frame, timings_ms)
+        return _Arrival(item=item, frame=frame, reason=reason, timings_ms=timings_ms, at=monotonic())
 
+    def _prepared(self, item: Item | FrameItem, frame: "Frame", timings_ms: dict[str, float]) -> "Frame":
+        """Gates and network input, so that the engine need not wait for them; live frames must not repeat the last."""
+        from hffnet.runtime.classifier import Timings
+        from hffnet.runtime.gates import fingerprint_from_frame
 
-def _frame(item: Item | FrameItem, bar: "BarSetting | None") -> "Frame":
-    from hffnet.runtime.read import read_frame
+        is_live = isinstance(item, FrameItem) and item.is_live
+        timings = Timings()
+        try:
+            frame = self._classifier.prepared(frame, timings, previous=self._previous)
+        except Exception as error:  # noqa: BLE001 - comes again where the frame is classified, and is told there
+            _log.debug("%s cannot be prepared: %s", item.name, error)
+            return frame
+        if is_live:
+            self._previous = fingerprint_from_frame(frame)
+        timings_ms |= timings
+        return frame
 
-    if isinstance(item, FrameItem):
-        return item.read(bar=bar)
-    frame = read_frame(item.path, bar=bar, follow_links=False)
-    if not item.is_unchanged():
-        raise FrameError(f"{item.path} was written to while it was read")
-    return frame
+    def _frame(self, item: Item | FrameItem) -> "Frame":
+        if isinstance(item, FrameItem):
+            return item.read(bar=self._bar)
+        frame = self._read_file(item.path, self._bar)
+        if not item.is_unchanged():
+            raise FrameError(f"{item.path} was written to while it was read")
+        return frame
 
 
 class _Desk:
-    """Turns arrivals into what is to be recorded; remembers the last live frame, which must not come again."""
+    """Turns arrivals into what is to be recorded."""
 
-    def __init__(self, classifier: "Classifier", settings_sha256: str) -> None:
-        self.dropped: Counter[str] = Counter()
+    def __init__(
+        self,
+        classifier: "Classifier",
+        settings_sha256: str,
+        smoothing: "SmoothingSettings | None",
+        on_frame: "OnFrame | None",
+    ) -> None:
+        from hffnet.runtime.smoothing import Smoother
+
+        manifest = classifier.bundle.manifest
+        self._smoother = Smoother(smoothing, manifest.taxonomy, manifest.decode) if smoothing else None
+        self.dropped = Counter[str]()
+        self._on_frame = on_frame
         self._classifier, self._settings_sha256 = classifier, settings_sha256
-        self._previous: FrameFingerprint | None = None
 
     def draft(self, arrival: _Arrival) -> RecordDraft:
         """The row of an arrival; an EngineError is nobody's result and goes up."""
@@ -266,14 +312,12 @@ class _Desk:
         )
 
     def _classified(self, arrival: _Arrival, frame: "Frame", timings: "Timings") -> RecordDraft:
-        is_live = isinstance(arrival.item, FrameItem) and arrival.item.is_live
-        prediction = self._classifier.classify_frame(frame, timings, previous=self._previous)
-        if is_live:
-            from hffnet.runtime.gates import fingerprint_from_frame
-
-            self._previous = fingerprint_from_frame(frame)
+        prediction = self._classifier.classify_frame(frame, timings)
+        if self._on_frame is not None:
+            self._on_frame(arrival.item.name, frame, prediction)
         taxonomy = self._classifier.bundle.manifest.taxonomy
-        details = {**_evidence(prediction, taxonomy), **(self._facts(arrival.item) or {})}
+        smoothed = self._smoothed(arrival.item, frame, prediction)
+        details = {**_evidence(prediction, taxonomy), **smoothed, **(self._facts(arrival.item) or {})}
         return draft_from_prediction(
             prediction,
             taxonomy,
@@ -282,6 +326,15 @@ class _Desk:
             settings_sha256=self._settings_sha256,
             details=details or None,
         )
+
+    def _smoothed(self, item: Item | FrameItem, frame: "Frame", prediction: "Prediction") -> "Mapping[str, Json]":
+        from hffnet.runtime.smoothing import smoothed_details
+
+        is_live = isinstance(item, FrameItem) and item.is_live
+        if self._smoother is None or not is_live or prediction.decision is None:
+            return {}
+        decision, num_frames = self._smoother.add(frame, prediction.decision)
+        return smoothed_details(decision, num_frames, self._classifier.bundle.manifest.taxonomy)
 
     def _facts(self, item: Item | FrameItem) -> dict[str, Json] | None:
         """What a live source says of the frame, with its age now that it is decided on."""
@@ -295,14 +348,13 @@ class _Desk:
 
 def _evidence(prediction: "Prediction", taxonomy: "Taxonomy") -> dict[str, Json]:
     """Where in the picture the answer comes from: the map whose mean is the logit of the answer's last class."""
+    from hffnet.runtime.evidence_map import evidence_of_answer
     from hffnet.runtime.field_of_view import map_for_record
 
-    decision = prediction.decision
-    if decision is None or prediction.evidence is None:
+    found = evidence_of_answer(prediction, taxonomy)
+    if found is None:
         return {}
-    depth = max(len(decision.answer), 1) - 1
-    name = decision.path[depth]
-    grid = prediction.evidence[taxonomy.slices()[depth].start + taxonomy.levels[depth].classes.index(name)]
+    name, grid = found
     coarse = map_for_record(grid)
     details: dict[str, Json] = {
         "evidence": {"class": name, "map": [[round(float(value), 3) for value in row] for row in coarse]}

@@ -39,10 +39,14 @@ from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
 _PAGE = 256
+_CACHE_KIB = 512  # full within minutes: SQLite's default of 2 MB looks like a leak for the first hours of a service
 _BUSY_S = 2.0  # within what a stop may take
-_COLUMNS = ", ".join(RECORD_FIELDS)
-_INSERT = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
-_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path IS ? AND input_mtime_ns IS ? AND input_size IS ?
+_CACHE_KB = 512  # per connection; rows are written once and read in order, so SQLite's 2 MB would only fill up slowly
+COLUMNS = ", ".join(RECORD_FIELDS)
+"""Of the table, in the order of a record's fields."""
+_INSERT = f"INSERT INTO records ({COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
+# "input_path = ?", not "IS": only then is the index of results with a path used; else every commit reads every row.
+_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path = ? AND input_mtime_ns IS ? AND input_size IS ?
     AND bundle_sha256 IS ? AND settings_sha256 IS ?"""
 
 _KEEP_KEYS = """INSERT OR IGNORE INTO archived_inputs SELECT
@@ -144,7 +148,7 @@ class RecordStore:
             if not page:
                 return
             for row in page:
-                yield _record_from_row(row)
+                yield record_from_row(row)
             after = int(page[-1]["seq"])
             limit = None if limit is None else limit - len(page)
 
@@ -164,9 +168,9 @@ class RecordStore:
 
     def overrides(self, seq: int) -> list[Record]:
         """What people decided on a result, oldest first; the last one counts."""
-        query = f"SELECT {_COLUMNS} FROM records WHERE refers_to = ? AND kind = 'override' ORDER BY seq"  # noqa: S608
+        query = f"SELECT {COLUMNS} FROM records WHERE refers_to = ? AND kind = 'override' ORDER BY seq"  # noqa: S608
         with self._read_lock:
-            return [_record_from_row(row) for row in self._reader.execute(query, (seq,)).fetchall()]
+            return [record_from_row(row) for row in self._reader.execute(query, (seq,)).fetchall()]
 
     def last_seq_before(self, created_utc: str) -> int:
         """Number of the last row of an unbroken run from the first that were all created before a time."""
@@ -238,7 +242,9 @@ class RecordStore:
     def set_cursor(self, sink: str, seq: int) -> None:
         """Note that a sink has delivered everything up to ``seq``; raises RecordError where that cannot be written."""
         try:
-            with self._read_lock:
+            # SQLite has one writer, and whoever waits for it asks again now and then, without a queue: at full speed a
+            # cursor would not get its turn between two records for seconds.
+            with self._write_lock, self._read_lock:
                 self._reader.execute("INSERT OR REPLACE INTO cursors (sink, seq) VALUES (?, ?)", (sink, seq))
         except sqlite3.Error as error:
             raise RecordError(f"the cursor of {sink} cannot be written to {self.path} ({error})") from error
@@ -284,10 +290,10 @@ class RecordStore:
             return None
         key = (draft.input_path, draft.input_mtime_ns, draft.input_size, draft.bundle_sha256, draft.settings_sha256)
         row = self._writer.execute(
-            f"SELECT {_COLUMNS} FROM records WHERE seq IN ({_SAME} AND input_sha256 IS ?)",  # noqa: S608
+            f"SELECT {COLUMNS} FROM records WHERE seq IN ({_SAME} AND input_sha256 IS ?)",  # noqa: S608
             (*key, draft.input_sha256),
         ).fetchone()
-        return _record_from_row(row) if row else None
+        return record_from_row(row) if row else None
 
     def _insert(self, draft: RecordDraft) -> Record:
         last = self._writer.execute("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1").fetchone()
@@ -306,10 +312,10 @@ class RecordStore:
         }
         row["hash"] = row_hash(row, ROW_VERSION)
         self._writer.execute(_INSERT, [row[name] for name in RECORD_FIELDS])
-        return _record_from_row(row)
+        return record_from_row(row)
 
     def _page(self, after: int, limit: int) -> list[sqlite3.Row]:
-        query = f"SELECT {_COLUMNS} FROM records WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+        query = f"SELECT {COLUMNS} FROM records WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
         try:
             with self._read_lock:
                 return self._reader.execute(query, (after, limit)).fetchall()
@@ -320,6 +326,7 @@ class RecordStore:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
     return connection
 
 
@@ -328,6 +335,7 @@ def _use_log(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     if mode != "wal":
         _log.warning("%s: this file system has no write-ahead log (journal mode %s); commits are slower", path, mode)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
 def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -370,7 +378,8 @@ def _stored(name: str, value: Json) -> Json:
     return canonical_json(value) if name in JSON_FIELDS and value is not None else value
 
 
-def _record_from_row(row: sqlite3.Row | Mapping[str, Json]) -> Record:
+def record_from_row(row: sqlite3.Row | Mapping[str, Json]) -> Record:
+    """The record in a row of the table; raises RecordError where a nested field is not JSON."""
     values: dict[str, Any] = {name: row[name] for name in RECORD_FIELDS}
     try:
         for name in JSON_FIELDS:

@@ -133,19 +133,26 @@ def export(
     *,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file.")] = None,
     jsonl: Annotated[Path | None, typer.Option("--jsonl", metavar="FILE", help="Write a JSONL file.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", metavar="FILE", help="Write a Parquet file (extra parquet).")
+    ] = None,
 ) -> None:
-    """Write all records to new files; cells that a spreadsheet would run as formulas are escaped."""
+    """Write all records to new files; in CSV, cells that a spreadsheet would run as formulas are escaped."""
     from hffnet.runtime.sinks.csv_sink import csv_document
     from hffnet.runtime.sinks.jsonl_sink import json_line
     from hffnet.runtime.sinks.line_file import write_lines
 
-    if csv is None and jsonl is None:
-        raise ConfigError("nothing to export to; give --csv FILE, --jsonl FILE or both")
+    if csv is None and jsonl is None and parquet is None:
+        raise ConfigError("nothing to export to; give --csv FILE, --jsonl FILE, --parquet FILE or several of them")
     with _opened(file) as store:
         if csv is not None:
             write_lines(csv, csv_document(store.iterate()))
         if jsonl is not None:
             write_lines(jsonl, map(json_line, store.iterate()))
+        if parquet is not None:
+            from hffnet.runtime.records_parquet import write_parquet
+
+            write_parquet(parquet, store.iterate())
 
 
 @records.command("verify")

@@ -126,7 +126,8 @@ def prediction_json(
     prediction: "Prediction", taxonomy: "Taxonomy", bundle_sha256: str | None = None
 ) -> dict[str, Json]:
     """The same document for a prediction that is not recorded."""
-    return record_json(draft_from_prediction(prediction, taxonomy, bundle_sha256=bundle_sha256))
+    details = {"area": plain(prediction.area)} if prediction.area else None
+    return record_json(draft_from_prediction(prediction, taxonomy, bundle_sha256=bundle_sha256, details=details))
 
 
 def _mapping(value: object) -> dict[str, Json]:

@@ -1,7 +1,10 @@
 """``hffnet run``: classify what a source offers, live, until it ends or a signal comes."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -22,7 +25,11 @@ from hffnet.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from hffnet.runtime.classifier import Classifier
+    from hffnet.runtime.dashboard.live_view import LiveView
+    from hffnet.runtime.dashboard.settings import ViewChoice
+    from hffnet.runtime.live_line import LiveLine
     from hffnet.runtime.pipeline import RunSummary
+    from hffnet.runtime.read_worker import ReadFile
     from hffnet.runtime.record import EventName, Json, Record
     from hffnet.runtime.recorder import OnRecord
     from hffnet.runtime.records import RecordStore
@@ -33,7 +40,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TIDY_S = 600.0
-_WITH_CONFIG = ("records", "csv", "jsonl", "engine", "precision", "threads")
+_OF_VIEW = ("host", "port", "allow_host", "behind_proxy", "tls_cert", "tls_key", "token_file")
+_WITH_CONFIG = ("records", "csv", "jsonl", "engine", "precision", "threads", "view", *_OF_VIEW)
 
 
 def run(
@@ -71,6 +79,21 @@ def run(
     idle_exit: Annotated[
         float | None, typer.Option("--idle-exit", metavar="SECONDS", min=0.0, help="End when nothing was new so long.")
     ] = None,
+    view: Annotated[
+        bool,
+        typer.Option("--view", help="Show frames and decisions on a local page; its address is told."),
+    ] = False,
+    host: Annotated[str, typer.Option("--host", help="Address the page is served on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8765,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A further name the page is reached by.")
+    ] = None,
+    behind_proxy: Annotated[bool, typer.Option("--behind-proxy", help="A proxy before the page brings TLS.")] = False,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", metavar="PEM", help="Certificate of the page.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="PEM", help="Its key.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", metavar="FILE", help="Holds the token.", show_default="a new token")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify frames as they come, record each exactly once, and pass results on.
@@ -81,7 +104,7 @@ def run(
     from hffnet.runtime import run_settings
 
     if config is not None:
-        given = [f"--{name}" for name in _WITH_CONFIG if _is_given(context, name)]
+        given = [_option(name) for name in _WITH_CONFIG if _is_given(context, name)]
         given += [name for name, value in (("BUNDLE", bundle), ("SOURCE", source)) if value is not None]
         if given:
             raise ConfigError(f"{', '.join(given)} cannot stand beside --config; say it in {config}")
@@ -95,6 +118,17 @@ def run(
             engine=run_settings.EngineChoice(name=engine, precision=precision, threads=threads),
             records=run_settings.RecordsChoice(file=records),
             sinks=run_settings.SinksChoice(csv=csv, jsonl=Path(jsonl) if jsonl is not None else None),
+            view=_view_choice(
+                context,
+                view=view,
+                host=host,
+                port=port,
+                hosts=tuple(allow_host or ()),
+                behind_proxy=behind_proxy,
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                token_file=token_file,
+            ),
         )
     if once or idle_exit is not None:
         settings = settings.model_copy(update={"idle_exit_s": 0.0 if once else idle_exit})
@@ -104,6 +138,26 @@ def run(
         _check(settings, as_json=as_json)
     else:
         _run(settings, as_json=as_json)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _view_choice(context: typer.Context, *, view: bool, **given: object) -> "ViewChoice | None":
+    from pydantic import ValidationError
+
+    from hffnet.runtime.dashboard.settings import ViewChoice
+
+    if not view:
+        if alone := [_option(name) for name in _OF_VIEW if _is_given(context, name)]:
+            raise ConfigError(f"{', '.join(alone)} means nothing without --view; add --view")
+        return None
+    try:
+        return ViewChoice.model_validate(given)
+    except ValidationError as error:
+        faults = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
+        raise ConfigError(f"the live view cannot be started like this: {faults}") from error
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -140,6 +194,10 @@ def _check(settings: "RunSettings", *, as_json: bool) -> None:
         RecordStore.check(file)
     elif not file.parent.is_dir():
         raise ConfigError(f"the records' folder {file.parent} does not exist; create it")
+    if settings.view is not None:
+        from hffnet.runtime.dashboard.live_view import LiveView
+
+        LiveView(settings.view, settings.public().source)  # the token is fit, the extra is installed; nothing listens
     _remote_sinks(settings)  # secrets are there, extras are installed; nothing connects yet
     if as_json:
         document = settings.public().model_dump(mode="json")
@@ -159,15 +217,34 @@ def _run(settings: "RunSettings", *, as_json: bool) -> None:
     with (
         stop_on_signals(stop),
         Service(settings.watchdog_s) as service,
+        _live_view(settings) as view,
         _open_classifier(settings) as classifier,
         RecordStore.open(settings.records.file) as store,
     ):
-        summary = _stream_on_record(settings, classifier, store, service, stop)
+        summary = _stream_on_record(settings, classifier, store, service, stop, view)
         _tell(summary, classifier, store, as_json=as_json)
 
 
+@contextmanager
+def _live_view(settings: "RunSettings") -> "Iterator[LiveView | None]":
+    """The live view, where one is asked for; it listens before the engine is opened, so mistakes are told first."""
+    if settings.view is None:
+        yield None
+        return
+    from hffnet.runtime.dashboard.live_view import LiveView
+
+    with LiveView(settings.view, settings.public().source) as view:
+        typer.echo(f"hffnet: live view at {view.login_url}", err=True)
+        yield view
+
+
 def _stream_on_record(
-    settings: "RunSettings", classifier: "Classifier", store: "RecordStore", service: "Service", stop: Event
+    settings: "RunSettings",
+    classifier: "Classifier",
+    store: "RecordStore",
+    service: "Service",
+    stop: Event,
+    view: "LiveView | None",
 ) -> "RunSummary":
     """Stream between a ``start`` and a ``stop`` row."""
     from hffnet.runtime.record import plain
@@ -178,7 +255,7 @@ def _stream_on_record(
     identity = (classifier.bundle.sha256, settings.sha256())
     _note(store, "start", f"started on {shown.source}", begin, identity)
     try:
-        summary = _stream(settings, classifier, store, service, stop)
+        summary = _stream(settings, classifier, store, service, stop, view)
     except BaseException as error:
         _note(store, "stop", f"ended by {type(error).__name__}: {error}", {}, identity)
         raise
@@ -211,7 +288,12 @@ def _note(
 
 
 def _stream(
-    settings: "RunSettings", classifier: "Classifier", store: "RecordStore", service: "Service", stop: Event
+    settings: "RunSettings",
+    classifier: "Classifier",
+    store: "RecordStore",
+    service: "Service",
+    stop: Event,
+    view: "LiveView | None",
 ) -> "RunSummary":
     from hffnet.runtime.infobar import BarSetting
     from hffnet.runtime.live_line import LiveLine
@@ -221,7 +303,12 @@ def _stream(
     is_done = done_in(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=settings.sha256())
     source = open_source(settings.source, idle_exit_s=settings.idle_exit_s, is_done=is_done)
     name = settings.public().source
-    with LiveLine(name) as line:
+    bar = BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None
+    with (
+        LiveLine(name) as line,
+        _reading(settings, stop) as read_file,
+        view.attached(classifier, store, source, bar) if view else nullcontext(),
+    ):
         service.ready(f"classifying {name}")
         return run_pipeline(
             source,
@@ -230,10 +317,36 @@ def _stream(
             _sinks(settings),
             settings_sha256=settings.sha256(),
             stop=stop,
-            on_record=_with_tidying(line.show, settings, store),
-            bar=BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None,
+            on_record=_with_tidying(_shown(line, view), settings, store),
+            bar=bar,
+            read_file=read_file,
+            smoothing=settings.smoothing,
             beat=service.beat,
+            on_frame=view.on_frame if view else None,
         )
+
+
+@contextmanager
+def _reading(settings: "RunSettings", stop: Event) -> "Iterator[ReadFile]":
+    """What decodes files: a process that can be killed, unless that is switched off."""
+    from hffnet.runtime.read_worker import ReadWorker, read_here
+
+    if settings.reading.process:
+        with ReadWorker(settings.reading, is_stopped=stop.is_set) as worker:
+            yield worker
+    else:
+        yield partial(read_here, settings=settings.reading)
+
+
+def _shown(line: "LiveLine", view: "LiveView | None") -> "OnRecord":
+    if view is None:
+        return line.show
+
+    def show(record: "Record", times: "StageTimes") -> None:
+        view.on_record(record, times)
+        line.show(record, times)
+
+    return show
 
 
 def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore") -> "OnRecord":

@@ -11,10 +11,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hffnet.runtime.dashboard.settings import ViewChoice
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.field_of_view import TileSettings
 from hffnet.runtime.gates import GateSettings
+from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.record import settings_sha256
+from hffnet.runtime.smoothing import SmoothingSettings
 from hffnet.runtime.sources.live_options import address_from_uri
 
 _Seconds = Annotated[float, Field(gt=0.0, le=86400.0)]
@@ -101,7 +104,7 @@ class RunSettings(_Strict):
         idle_exit_s: end when a watched folder had nothing new for so long; absent: never.
         watchdog_s: one frame may keep the engine busy for so long, then the process ends (code 4) and whoever
             supervises it starts it anew.
-        engine, records, gates, bar, tiles, sinks: see their classes.
+        engine, records, reading, gates, bar, tiles, smoothing, sinks, view: see their classes.
     """
 
     bundle: Path
@@ -110,10 +113,13 @@ class RunSettings(_Strict):
     watchdog_s: _Seconds | None = None
     engine: EngineChoice = EngineChoice()
     records: RecordsChoice = RecordsChoice()
+    reading: ReadingSettings = ReadingSettings()
     gates: GateSettings = GateSettings()
     bar: BarChoice | None = None
     tiles: TileSettings | None = None
+    smoothing: SmoothingSettings | None = None
     sinks: SinksChoice = SinksChoice()
+    view: ViewChoice | None = None
 
     def public(self) -> Self:
         """The same without user name and password in the source, for records and people."""
@@ -122,15 +128,20 @@ class RunSettings(_Strict):
 
     def sha256(self) -> str:
         """Hash of everything that may change a result and is not in the bundle; "auto" stays "auto"."""
-        return settings_sha256(
-            {
-                "engine": self.engine.name,
-                "precision": self.engine.precision,
-                "gates": self.gates.model_dump(),
-                "bar": self.bar.model_dump() if self.bar else None,
-                "tiles": self.tiles.model_dump() if self.tiles else None,
-            }
-        )
+        resamples = self.gates.pixel_size == "resample"
+        said = {
+            "engine": self.engine.name,
+            "precision": self.engine.precision,
+            "gates": self.gates.model_dump(exclude=set() if resamples else {"max_resample"}),
+            "bar": self.bar.model_dump() if self.bar else None,
+            "tiles": self.tiles.model_dump() if self.tiles else None,
+        }
+        # Settings that came later count only where they are used: records of earlier versions stay "done".
+        if self.reading != ReadingSettings():
+            said["reading"] = self.reading.model_dump()
+        if self.smoothing is not None:
+            said["smoothing"] = self.smoothing.model_dump()
+        return settings_sha256(said)
 
 
 def settings_from_toml(path: Path) -> RunSettings:
@@ -162,13 +173,13 @@ def settings_from_toml(path: Path) -> RunSettings:
 def _beside(settings: RunSettings, folder: Path) -> RunSettings:
     """The same settings with every path made absolute."""
 
-    def absolute(model: _Strict) -> dict[str, object]:
+    def absolute(model: BaseModel) -> dict[str, object]:
         changed: dict[str, object] = {}
         for name in type(model).model_fields:
             value = getattr(model, name)
             if isinstance(value, Path) and str(value) != "-":
                 changed[name] = folder / value
-            elif isinstance(value, _Strict):
+            elif isinstance(value, BaseModel):
                 changed[name] = value.model_copy(update=absolute(value))
         return changed
 

@@ -51,8 +51,9 @@ class HFFNET_API Classifier {
 
   // Classifies one image file. Error::kFrame where it cannot be read, kEngine where the engine failed.
   Result<Prediction> classify(const std::string& path);
-  // Classifies a frame that was read already; `timings` are those of the stages before.
-  Result<Prediction> classify_frame(const Frame& frame, Timings timings = {});
+  // Classifies a frame that was read already; `timings` are those of the stages before. `live`, of a live source:
+  // fingerprint of the last frame, which this one must not repeat (none where its hash is empty); becomes this one's.
+  Result<Prediction> classify_frame(const Frame& frame, Timings timings = {}, FrameFingerprint* live = nullptr);
 
  private:
   struct Held;

@@ -45,7 +45,7 @@ struct Frame {
   GreyPixels pixels;
   Crop crop;
   std::string name;    // path or source name, for people and records
-  std::string sha256;  // of the file's bytes
+  std::string sha256;  // of the file's bytes, or of depth, size and pixels where there is no file
   Acquisition acquisition;
 
   // The picture inside `crop`, a view into this frame.
@@ -66,13 +66,21 @@ struct BarSetting {
 };
 
 // Reads one TIFF, PNG, JPEG or BMP, with the text file the microscope may have put beside it. Error::kFrame for a file
-// that is missing, not a regular file, truncated, damaged, over a limit, or not a frame.
+// that is missing, not a regular file, truncated, damaged, over a limit, or not a frame. `follow_links`: false for
+// watched folders, whose file names are not trusted.
 HFFNET_API Result<Frame> read_frame(const std::string& path, const Limits& limits = {},
-                                    const std::optional<BarSetting>& bar = {});
+                                    const std::optional<BarSetting>& bar = {}, bool follow_links = true);
 
 // The same from the bytes of a file; `sidecar` is used where the file itself carries no vendor metadata.
 HFFNET_API Result<Frame> frame_from_bytes(std::span<const std::uint8_t> data, const std::string& name,
                                           const Limits& limits = {}, const std::optional<BarSetting>& bar = {},
                                           std::optional<std::span<const std::uint8_t>> sidecar = {});
+
+// A frame of pixels that came without a file, copied: from a camera or a program. Error::kFrame: over a limit.
+HFFNET_API Result<Frame> frame_from_pixels(const GreyView& pixels, const std::string& name, const Limits& limits = {},
+                                           const std::optional<BarSetting>& bar = {});
+
+// Where makers put the text that belongs to a frame, best first: a.txt, a.hdr, a-tif.hdr.
+HFFNET_API std::vector<std::string> sidecars_of(const std::string& path);
 
 }  // namespace hffnet

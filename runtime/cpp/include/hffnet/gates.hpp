@@ -31,8 +31,20 @@ struct GateResult {
   bool stops() const { return refuses && !passed; }
 };
 
-// Answers of the gates incomplete, blank, black and saturated for a picture that is not empty.
-HFFNET_API std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings = {});
+// What tells a new frame of a live source from the last one; grey levels as stored.
+struct FrameFingerprint {
+  std::string sha256;
+  double mean = 0.0;
+  double deviation = 0.0;
+};
+
+// Answers of the gates incomplete, blank, black and saturated for a picture that is not empty; its mean and deviation
+// go to `now` where that is not null.
+HFFNET_API std::vector<GateResult> check_gates(const GreyView& picture, const GateSettings& settings = {},
+                                               FrameFingerprint* now = nullptr);
+
+// Whether a live source gave the same picture again: same pixels, or same mean and deviation to the last digit.
+HFFNET_API GateResult frozen_gate(const FrameFingerprint& now, const FrameFingerprint& previous);
 
 // Micrometres per pixel against the trained range, a quarter more or less allowed; a flag only.
 HFFNET_API GateResult pixel_size_gate(double found_um, const std::array<double, 2>& trained_um);

@@ -39,7 +39,8 @@ class HFFNET_API Preprocessor {
  public:
   explicit Preprocessor(const PreprocessSpec& spec) : spec_(spec) {}
 
-  // The network's input, size x size, valid until the next call. Error::kFrame for an empty view.
+  // The network's input, size x size, valid until the next call. Error::kFrame for an empty view
+  // or pixels that are not finite numbers.
   Result<std::span<const std::uint8_t>> operator()(const GreyView& picture);
 
  private:
@@ -47,6 +48,7 @@ class HFFNET_API Preprocessor {
   std::vector<float> small_;
   std::vector<float> rows_;
   std::vector<float> ranked_;
+  std::vector<std::uint16_t> places_;
   std::vector<std::uint8_t> stretched_;
 };
 

@@ -15,6 +15,8 @@ enum class Error {
   kGraph,    // an ONNX graph is not of the form a bundle may hold
   kEngine,   // an engine cannot be built, opened or trusted on this machine
   kMissing,  // an engine or device was asked for that is not here
+  kSource,   // a source of frames cannot be opened or has failed for good
+  kRecord,   // rows cannot be read, written or trusted
 };
 
 // Exit code of a program that ends with this error; docs/reference/exit-codes.md.
@@ -28,6 +30,8 @@ constexpr int exit_code(Error error) {
     case Error::kFrame:
     case Error::kBundle:
     case Error::kGraph:
+    case Error::kSource:
+    case Error::kRecord:
       return 3;
   }
   return 3;

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "pixel_loops.hpp"
+
 namespace hffnet {
 namespace {
 
@@ -31,13 +33,10 @@ struct Bottom {
 
 template <class T>
 void scale_levels(const T* pixels, std::size_t count, std::size_t from, std::vector<std::uint8_t>& levels) {
-  const auto [low, high] = std::minmax_element(pixels, pixels + count);
-  const double scale = *high > *low ? 255.0 / (static_cast<double>(*high) - static_cast<double>(*low)) : 0.0;
-  const auto gain = static_cast<float>(scale), shift = static_cast<float>(-static_cast<double>(*low) * scale);
-  for (std::size_t i = from; i < count; ++i) {
-    const float level = std::abs(static_cast<float>(pixels[i]) * gain + shift);
-    levels[i - from] = static_cast<std::uint8_t>(std::nearbyint(std::min(level, 255.0F)));
-  }
+  const auto [low, high] = extremes_of(pixels, count);
+  const double scale = high > low ? 255.0 / (static_cast<double>(high) - static_cast<double>(low)) : 0.0;
+  const auto gain = static_cast<float>(scale), shift = static_cast<float>(-static_cast<double>(low) * scale);
+  scale_to_bytes(pixels + from, count - from, gain, shift, levels.data());
 }
 
 Bottom bottom_of(const GreyPixels& pixels, std::size_t start) {
@@ -72,8 +71,7 @@ class Look {
  public:
   Look(const Bottom& bottom, int level, int tolerance) : bottom_(bottom), level_(level), tolerance_(tolerance) {
     for (std::size_t y = 0; y < bottom.height; ++y) {
-      const auto near = [&](std::uint8_t value) { return is_background(value); };
-      const auto count = std::count_if(bottom.row(y), bottom.row(y) + bottom.width, near);
+      const std::size_t count = count_near(bottom.row(y), bottom.width, level, tolerance);
       share_.push_back(static_cast<double>(count) / static_cast<double>(bottom.width));
       line_.push_back(share_.back() < 1.0 - kLineShare && is_line(y));
     }
@@ -109,10 +107,8 @@ class Look {
   // A row of one grey level that is not the background's: the frame drawn around a bar.
   bool is_line(std::size_t y) const {
     const std::uint8_t* row = bottom_.row(y);
-    const int level = row[bottom_.width / 2];
-    const auto near = [&](std::uint8_t value) { return std::abs(static_cast<int>(value) - level) <= tolerance_; };
-    return static_cast<double>(std::count_if(row, row + bottom_.width, near)) >=
-           kLineShare * static_cast<double>(bottom_.width);
+    const std::size_t count = count_near(row, bottom_.width, row[bottom_.width / 2], tolerance_);
+    return static_cast<double>(count) >= kLineShare * static_cast<double>(bottom_.width);
   }
 
   std::optional<std::size_t> first_line(std::size_t top, std::size_t last) const {

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <future>
+#include <thread>
 
 #include "attempt.hpp"
 #include "frames/info_bar.hpp"
@@ -21,13 +23,15 @@
 namespace hffnet {
 namespace {
 
+constexpr std::size_t kWorthAThread = std::size_t{1} << 18U;  // bytes: hashing them takes several times its start
 constexpr std::size_t kMaxSidecarBytes = std::size_t{1} << 18U;
 
 // An open file that closes itself.
 class File {
  public:
   // Never waits on a pipe or a device.
-  explicit File(const std::string& path) : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+  File(const std::string& path, bool follow_links)
+      : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (follow_links ? 0 : O_NOFOLLOW))) {}
   File(const File&) = delete;
   File& operator=(const File&) = delete;
   ~File() {
@@ -45,8 +49,8 @@ Failure unreadable(const std::string& path, int number) {
 }
 
 // All bytes of a regular file, read once; what is written later belongs to another read.
-Result<std::vector<std::uint8_t>> file_bytes(const std::string& path, std::size_t max_bytes) {
-  const File file(path);
+Result<std::vector<std::uint8_t>> file_bytes(const std::string& path, std::size_t max_bytes, bool follow_links) {
+  const File file(path, follow_links);
   struct stat about {};
   if (file.descriptor() < 0 || ::fstat(file.descriptor(), &about) != 0) return unreadable(path, errno);
   if (!S_ISREG(about.st_mode)) {
@@ -68,14 +72,10 @@ Result<std::vector<std::uint8_t>> file_bytes(const std::string& path, std::size_
   return data;
 }
 
-// Where makers put the text that belongs to a frame: a.txt, a.hdr, a-tif.hdr; the first that can be read.
-std::optional<std::vector<std::uint8_t>> sidecar_of(const std::filesystem::path& source) {
-  const std::string suffix = source.has_extension() ? source.extension().string().substr(1) : "";
-  const std::array<std::filesystem::path, 3> places{
-      std::filesystem::path(source).replace_extension(".txt"), std::filesystem::path(source).replace_extension(".hdr"),
-      source.parent_path() / (source.stem().string() + "-" + suffix + ".hdr")};
-  for (const auto& place : places) {
-    auto data = file_bytes(place.string(), kMaxSidecarBytes);
+// The first sidecar that can be read.
+std::optional<std::vector<std::uint8_t>> sidecar_of(const std::string& path, bool follow_links) {
+  for (const std::string& place : sidecars_of(path)) {
+    auto data = file_bytes(place, kMaxSidecarBytes, follow_links);
     if (data.ok()) return std::move(data).value();
   }
   return std::nullopt;
@@ -110,10 +110,19 @@ GreyView Frame::picture() const {
   return view;
 }
 
-Result<Frame> read_frame(const std::string& path, const Limits& limits, const std::optional<BarSetting>& bar) {
+std::vector<std::string> sidecars_of(const std::string& path) {
+  const std::filesystem::path source(path);
+  const std::string suffix = source.has_extension() ? source.extension().string().substr(1) : "";
+  return {std::filesystem::path(source).replace_extension(".txt").string(),
+          std::filesystem::path(source).replace_extension(".hdr").string(),
+          (source.parent_path() / (source.stem().string() + "-" + suffix + ".hdr")).string()};
+}
+
+Result<Frame> read_frame(const std::string& path, const Limits& limits, const std::optional<BarSetting>& bar,
+                         bool follow_links) {
   return guarded(Error::kFrame, path, [&]() -> Result<Frame> {
-    ATTEMPT(const std::vector<std::uint8_t> data, file_bytes(path, limits.max_file_bytes));
-    const auto sidecar = sidecar_of(path);
+    ATTEMPT(const std::vector<std::uint8_t> data, file_bytes(path, limits.max_file_bytes, follow_links));
+    const auto sidecar = sidecar_of(path, follow_links);
     return frame_from_bytes(data, path, limits, bar,
                             sidecar ? std::optional<std::span<const std::uint8_t>>(*sidecar) : std::nullopt);
   });
@@ -124,6 +133,10 @@ Result<Frame> frame_from_bytes(std::span<const std::uint8_t> data, const std::st
                                std::optional<std::span<const std::uint8_t>> sidecar) {
   return guarded(Error::kFrame, name, [&]() -> Result<Frame> {
     ATTEMPT_DONE(check_file_size(data.size(), limits, name));
+    // The hash takes longer than decoding: beside it where there is a processor for it.
+    const bool is_beside = data.size() >= kWorthAThread && std::thread::hardware_concurrency() > 1;
+    const auto when = is_beside ? std::launch::async | std::launch::deferred : std::launch::deferred;
+    std::future<std::string> sha256 = std::async(when, [data] { return sha256_of(data); });
     std::map<unsigned, Bytes> tags;
     if (is_tiff(data)) {
       ATTEMPT(tags, tags_from_tiff(data, name));
@@ -132,7 +145,30 @@ Result<Frame> frame_from_bytes(std::span<const std::uint8_t> data, const std::st
     Described described = described_from_tags(tags, pixels.width);
     if (sidecar && !described.acquisition.vendor) described = described_from_sidecar(*sidecar, pixels.width);
     ATTEMPT(Crop crop, crop_of(pixels, described, bar, name));
-    return Frame{std::move(pixels), std::move(crop), name, sha256_of(data), std::move(described.acquisition)};
+    return Frame{std::move(pixels), std::move(crop), name, sha256.get(), std::move(described.acquisition)};
+  });
+}
+
+Result<Frame> frame_from_pixels(const GreyView& pixels, const std::string& name, const Limits& limits,
+                                const std::optional<BarSetting>& bar) {
+  return guarded(Error::kFrame, name, [&]() -> Result<Frame> {
+    ATTEMPT_DONE(check_picture_size(pixels.width, pixels.height, 1, bytes_per_pixel(pixels.depth), limits, name));
+    GreyPixels packed{pixels.depth, pixels.height, pixels.width, {}};
+    const std::size_t row_bytes = pixels.width * bytes_per_pixel(pixels.depth);
+    packed.bytes.resize(pixels.height * row_bytes);
+    for (std::size_t y = 0; y < pixels.height; ++y) {
+      std::memcpy(packed.bytes.data() + y * row_bytes,
+                  static_cast<const std::uint8_t*>(pixels.data) + y * pixels.row_bytes, row_bytes);
+    }
+    // NumPy's name of the depth, and the size: the same bytes in another shape are another picture.
+    const char* depth = pixels.depth == Depth::kUint8 ? "|u1" : pixels.depth == Depth::kUint16 ? "<u2" : "<f4";
+    const std::string head =
+        std::string(depth) + " " + std::to_string(pixels.height) + " " + std::to_string(pixels.width) + " ";
+    const std::array<Bytes, 2> parts{Bytes(reinterpret_cast<const std::uint8_t*>(head.data()), head.size()),
+                                     Bytes(packed.bytes)};
+    std::string sha256 = sha256_of_parts(parts);
+    ATTEMPT(Crop crop, crop_of(packed, {}, bar, name));
+    return Frame{std::move(packed), std::move(crop), name, std::move(sha256), {}};
   });
 }
 

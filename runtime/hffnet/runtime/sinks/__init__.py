@@ -17,11 +17,11 @@ class Sink(Protocol):
     def name(self) -> str:
         """Stable across runs: the key of its cursor."""
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """Get ready, repair what a crash left behind, and say after which ``seq`` to go on.
 
         Args:
-            cursor: last ``seq`` this sink is known to have delivered, 0 where it is new.
+            cursor: last ``seq`` this sink is known to have delivered; None where it is new to this store.
             last_seq: last ``seq`` in the store when the run began.
 
         Raises:

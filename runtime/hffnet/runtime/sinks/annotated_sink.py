@@ -30,9 +30,9 @@ class AnnotatedSink:
         except OSError as error:
             raise RecordError(f"{folder} cannot be made ({error.strerror}); name another folder") from error
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """A new folder gets what comes from now on: older files may be gone."""
-        return cursor or last_seq
+        return last_seq if cursor is None else cursor
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Draw; a picture that is there already is the same one."""

@@ -45,7 +45,7 @@ class CsvSink:
         self.name = f"csv:{path.absolute()}"
         self._file = LineFile(path, ",".join(COLUMNS))
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """A new file begins with the first record, whatever an earlier file of that name got."""
         if self._file.is_new:
             return 0

@@ -7,7 +7,7 @@ import logging
 from threading import Condition, Thread
 from time import monotonic
 
-from hffnet.runtime.errors import HffnetError
+from hffnet.runtime.errors import HffnetError, RecordError
 from hffnet.runtime.record import Record
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.sinks import Sink
@@ -31,13 +31,26 @@ class Delivery:
     def __init__(self, sink: Sink, store: RecordStore) -> None:
         self._sink, self._store = sink, store
         last_seq = store.last_seq()
-        self._cursor = sink.start(store.cursor(sink.name), last_seq)
+        known = store.cursors().get(sink.name)
+        self._cursor = sink.start(known, last_seq)
+        if known is None:
+            self._keep_first_cursor()
         self._wanted = last_seq
         self._changed = Condition()
         self._deadline: float | None = None  # set on closing: when to give up
         # A daemon: a sink that hangs for ever in a system call must not keep the process alive.
         self._thread = Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
         self._thread.start()
+
+    def _keep_first_cursor(self) -> None:
+        """From here on the sink misses nothing: not in a run that is killed before its first delivery, nor to archives.
+
+        A full disk is no reason to refuse the run: the first delivery writes the cursor as well.
+        """
+        try:
+            self._store.set_cursor(self._sink.name, self._cursor)
+        except RecordError as error:
+            _log.warning("%s", error)
 
     def notify(self, seq: int) -> None:
         """There are records up to ``seq``; returns at once."""

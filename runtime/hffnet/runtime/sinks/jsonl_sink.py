@@ -17,7 +17,7 @@ class JsonlSink:
         self.name = f"jsonl:{path.absolute()}"
         self._file = LineFile(path)
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """A new file begins with the first record, whatever an earlier file of that name got."""
         if self._file.is_new:
             return 0
@@ -37,7 +37,7 @@ class StdoutSink:
 
     name = "jsonl:-"
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """Standard output is new in every run: only what this run adds."""
         del cursor
         return last_seq

@@ -90,14 +90,14 @@ class LineFile:
             )
 
 
-def continued_after(cursor: int, last_seq: int, seq_in_file: int | None) -> int:
+def continued_after(cursor: int | None, last_seq: int, seq_in_file: int | None) -> int:
     """Where a file goes on: a crash may have come after a line was written and before the cursor moved.
 
     A file that has no cursor yet may come from other records, so nothing is concluded from it.
     """
-    if cursor and seq_in_file is not None and cursor < seq_in_file <= last_seq:
+    if cursor is not None and seq_in_file is not None and cursor < seq_in_file <= last_seq:
         return seq_in_file
-    return cursor
+    return cursor or 0
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

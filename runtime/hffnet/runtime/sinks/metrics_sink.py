@@ -97,7 +97,7 @@ class MetricsSink:
         self.name = f"metrics:{path.absolute()}"
         self._path, self._metrics = path, Metrics()
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """Only what this run adds."""
         del cursor
         return last_seq

@@ -32,9 +32,9 @@ class MqttSink:
         self._password = secret_from_file(choice.password_file).decode() if choice.password_file else None
         self._client: Client | None = None
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """A broker that is new gets what comes from now on; one that is known gets what it missed."""
-        return cursor or last_seq
+        return last_seq if cursor is None else cursor
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Publish and wait for every acknowledgement; raises OSError where one does not come."""

@@ -44,9 +44,9 @@ class WebhookSink:
         self._url, self._secret, self._timeout_s = url, secret, timeout_s
         self._opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
 
-    def start(self, cursor: int, last_seq: int) -> int:
+    def start(self, cursor: int | None, last_seq: int) -> int:
         """A receiver that is new gets what comes from now on; one that is known gets what it missed."""
-        return cursor or last_seq
+        return last_seq if cursor is None else cursor
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Send; raises OSError where the receiver does not answer 2xx."""

@@ -161,6 +161,7 @@ class FolderOptions(BaseModel):
         pattern: which names are frames, ``*`` and ``?`` as in a shell; several with commas.
         recursive: sub-folders too.
         poll_s: pause between two looks. Events do not cross SMB or NFS, so looking is the main path.
+        events: also look at once where the system tells of a new file (Linux, local disks).
         settle_s: a file whose size, time and inode stay the same this long, in two looks, is complete; a little below
             ``poll_s`` so that the second look suffices.
         patience_s: how long a file that is locked, empty, held open by its writer or not yet readable must stay
@@ -174,6 +175,7 @@ class FolderOptions(BaseModel):
     pattern: str = ",".join(IMAGE_PATTERNS)
     recursive: bool = False
     poll_s: Annotated[float, Field(ge=0.01, le=3600.0)] = 0.1
+    events: bool = True
     settle_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.08
     patience_s: Annotated[float, Field(ge=0.0, le=86400.0)] = 10.0
     sidecar_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.0

@@ -34,6 +34,9 @@ class Camera(Protocol):
             Exception: the device is lost.
         """
 
+    def skip(self) -> None:
+        """Pass over the next frame, at less cost than reading it; raises as ``read`` does."""
+
     def close(self) -> None:
         """Give the device back."""
 
@@ -92,6 +95,11 @@ class VideoCamera:
             cv2.cvtColor(samples, cv2.COLOR_BGR2GRAY) if samples.ndim == 3 else samples, self._name
         )
 
+    def skip(self) -> None:
+        """Pass over a frame: decoded, because later ones are built on it, but neither converted nor handed over."""
+        if not self._video.grab() and self._is_file:
+            raise NoMoreFramesError
+
     def close(self) -> None:
         """Give the device back."""
         self._video.release()
@@ -125,6 +133,9 @@ class ScreenCamera:
         self._next_at = max(self._next_at + self._period_s, time.monotonic())
         shot = np.asarray(self._screen.grab(self._area))
         return grey_from_samples(np.ascontiguousarray(shot[:, :, 2::-1]), self._name)
+
+    def skip(self) -> None:
+        """A picture that nobody looks at is not taken."""
 
     def close(self) -> None:
         """Give the display back."""

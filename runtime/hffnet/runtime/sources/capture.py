@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from hffnet.runtime.errors import HffnetError
 from hffnet.runtime.sources.cameras import Camera, NoMoreFramesError, OpenCamera, open_camera
-from hffnet.runtime.sources.capture_link import Kind, Message, Slots, frame_message, send
+from hffnet.runtime.sources.capture_link import SKIP, Kind, Message, Slots, frame_message, send
 
 _PR_SET_PDEATHSIG = 1  # prctl.h
 _PAUSE_S = 0.02  # after a read that gave nothing, so that a dead device does not keep a core busy
@@ -44,7 +44,12 @@ def run_capture(arguments: Sequence[str], opener: OpenCamera = open_camera) -> N
 
 def _capture(camera: Camera, slots: Slots, messages: int, requests: int) -> None:
     index = 0
-    while requests < 0 or os.read(requests, 1):
+    while requests < 0 or (asked := os.read(requests, 1)):
+        if requests >= 0 and asked == SKIP:
+            camera.skip()
+            index += 1
+            send(messages, Message(kind=Kind.SKIPPED))
+            continue
         pixels = camera.read()
         if pixels is None:
             send(messages, Message(kind=Kind.NOTHING))

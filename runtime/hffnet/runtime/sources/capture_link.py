@@ -25,6 +25,9 @@ NUM_SLOTS = 3
 DEFAULT_SLOT_BYTES = 64 * 2**20
 """Largest frame; memory is taken only where frames are written."""
 
+READ, SKIP = b"\0", b"\1"
+"""What a capture on demand is asked for: the next frame, or to pass over it."""
+
 _HEADER = struct.Struct("<BBBxIIQQI")  # kind, slot, dtype, height, width, index, captured_ns, bytes of text
 _INDEX = struct.Struct("<Q")
 _OFFSET = 64  # pixels begin on a cache line
@@ -40,6 +43,7 @@ class Kind(IntEnum):
     NOTHING = 3
     ENDED = 4
     FAILED = 5
+    SKIPPED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,8 @@ class Message:
     """One message of a capture process.
 
     Attributes:
-        kind: ``NOTHING``: a read gave no frame. ``ENDED``: there are no more. ``FAILED``: ``text`` says why.
+        kind: ``NOTHING``: a read gave no frame. ``SKIPPED``: one was passed over, as asked. ``ENDED``: there are
+            no more. ``FAILED``: ``text`` says why.
         slot, index: where the frame is, and its number from 0.
         shape, dtype: of the frame.
         captured_at: monotonic seconds (one clock for all processes of the machine).

@@ -9,6 +9,8 @@ from typing import Protocol
 from hffnet.runtime.frame import GreyPixels
 from hffnet.runtime.sources.capture_link import (
     DEFAULT_SLOT_BYTES,
+    READ,
+    SKIP,
     Inbox,
     Kind,
     Message,
@@ -71,10 +73,10 @@ class CaptureProcess:
             for descriptor in theirs[1:]:
                 os.close(descriptor)
 
-    def request(self) -> None:
-        """Ask for one frame (``on_demand``); a process that is gone says so in ``receive``."""
+    def request(self, *, skip: bool = False) -> None:
+        """Ask for one frame, or to pass over it (``on_demand``); a process that is gone says so in ``receive``."""
         try:
-            os.write(self._requests, b"\0")
+            os.write(self._requests, SKIP if skip else READ)
         except BrokenPipeError:
             return
 

@@ -1,13 +1,15 @@
 """What is known of one watched folder, in 16 bytes per file, and what a new look at it says.
 
 A folder at a microscope can hold a million old frames. A look reads names only; the few that are new are asked for
-size and time, and a rotating share of the known ones, so that a file rewritten in place is noticed as well. Where the
-folder's own time did not change, looks are spaced so that they cost at most 5 % of one core.
+size and time, and a rotating share of the known ones, so that a file rewritten in place is noticed as well. Looks
+at a large folder cost at most 5 % of one core, and 25 % while the folder's own time changes. Names that the system
+told of (``folder_events``) are asked for at once, without a look.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -21,6 +23,8 @@ MOST_NEW = 10_000
 """Most new files taken from one look, oldest first; the rest is found again at a later one."""
 
 _CHUNK = 4096
+_PAUSE, _PAUSE_WHEN_CHANGED = 20, 3  # in times of what the last look took
+_CHEAP = 10_000  # files whose names are read in some milliseconds
 _LOOKED_AT_AGAIN = 256
 _RACY_S = 2.0  # a folder's time has ticks of up to 2 s (FAT): a change in the same tick would not show
 _Hashes = npt.NDArray[np.int64]
@@ -71,6 +75,7 @@ class FolderListing:
         self._is_done = is_done
         self._names: _Hashes = np.empty(0, np.int64)  # sorted
         self._stamps: _Hashes = np.empty(0, np.int64)  # of the same files
+        self._is_there = np.empty(0, np.bool_)  # of the same files, while looking
         self._handled: dict[str, int] = {}  # since the last look
         self._is_complete = False
         self._mtime_ns = -1
@@ -100,25 +105,46 @@ class FolderListing:
         mtime_ns = self.path.stat().st_mtime_ns
         if mtime_ns != self._mtime_ns:
             self._mtime_ns, self._changed_at = mtime_ns, now
-        is_racy = now - self._changed_at < _RACY_S
-        return is_racy or not self._is_complete or now - self._looked_at >= 20 * self._cost_s
+        if not self._is_complete or now - self._looked_at >= _PAUSE * self._cost_s:
+            return True
+        has_changed = self._looked_at < self._changed_at + _RACY_S
+        is_cheap = self._names.size < _CHEAP
+        return has_changed and (is_cheap or now - self._looked_at >= _PAUSE_WHEN_CHANGED * self._cost_s)
+
+    def came(self, names: Iterable[str]) -> list[NewFile]:
+        """Of these files, those that are there in a version that was not handled; without reading the folder."""
+        new = list[NewFile]()
+        for name in names:
+            with suppress(OSError):
+                status = (self.path / name).lstat()
+                stamp = FileStamp.from_stat(status)
+                is_file = stat.S_ISREG(status.st_mode) and self._is_wanted(name)
+                if is_file and stamp_hash(stamp) != self._handled_version(name):
+                    new.append(NewFile(name=name, stamp=stamp, changed_at=status.st_ctime))
+        return new
+
+    def left(self, names: Iterable[str]) -> set[int]:
+        """Hashed stamps of the handled versions of these files, which are gone."""
+        return {version for name in names if (version := self._handled_version(name)) is not None}
 
     def look(self, now: float) -> Look:
         """Read the folder; raises OSError, and keeps what was known, where it cannot be read."""
         began = monotonic()
         look = Look()
-        names, stamps = list[_Hashes](), list[_Hashes]()
+        for name, version in self._handled.items():
+            if _holds(self._names, hash(name)):  # an event told that it was rewritten
+                self._stamps[np.searchsorted(self._names, hash(name))] = version
+        self._is_there = np.zeros(self._names.size, np.bool_)
+        added = dict[int, int]()
         num_files, is_cut = 0, False
         with os.scandir(self.path) as entries:
             for chunk in self._chunks(entries, look):
-                kept_names, kept_stamps = self._sift(chunk, num_files, look)
-                names.append(kept_names)
-                stamps.append(kept_stamps)
+                added |= self._sift(chunk, num_files, look)
                 num_files += len(chunk)
                 is_cut |= len(look.new) > 2 * MOST_NEW
                 _cut(look.new, 2 * MOST_NEW)
         is_cut |= _cut(look.new, MOST_NEW)
-        self._replace(names, stamps, look)
+        self._replace(added, look)
         self._next_again = (self._next_again + _LOOKED_AT_AGAIN) if self._next_again < num_files else 0
         self._is_complete = self._is_complete or not is_cut
         self.folders = look.folders
@@ -139,25 +165,32 @@ class FolderListing:
         if chunk:
             yield chunk
 
-    def _sift(self, chunk: list[os.DirEntry[str]], start: int, look: Look) -> tuple[_Hashes, _Hashes]:
-        """Put what is new into ``look``; return name and stamp hashes of what is handled."""
+    def _sift(self, chunk: list[os.DirEntry[str]], start: int, look: Look) -> dict[int, int]:
+        """Put what is new into ``look`` and note what is still there; hashes of what was handled since the last."""
         names = np.array([hash(entry.name) for entry in chunk], np.int64)
-        stamps = np.zeros(len(chunk), np.int64)
-        is_known = np.zeros(len(chunk), np.bool_)
-        if self._names.size:
-            places = np.minimum(np.searchsorted(self._names, names), self._names.size - 1)
-            is_known = self._names[places] == names
-            stamps = np.where(is_known, self._stamps[places], 0)
+        places = np.minimum(np.searchsorted(self._names, names), max(self._names.size - 1, 0))
+        is_known = self._names[places] == names if self._names.size else np.zeros(len(chunk), np.bool_)
+        self._is_there[places[is_known]] = True
         again = slice(max(self._next_again - start, 0), max(self._next_again + _LOOKED_AT_AGAIN - start, 0))
         is_asked = ~is_known
         is_asked[again] = True
+        added = dict[int, int]()
         for i in np.flatnonzero(is_asked).tolist():
-            entry = chunk[i]
-            handled = int(stamps[i]) if is_known[i] else self._handled.get(entry.name)
+            entry, place = chunk[i], int(places[i])
+            handled = int(self._stamps[place]) if is_known[i] else self._handled.get(entry.name)
             now_stamp = self._stat(entry, handled, look)
-            is_known[i] = now_stamp is not None
-            stamps[i] = now_stamp or 0
-        return names[is_known], stamps[is_known]
+            if is_known[i]:
+                self._is_there[place] = now_stamp is not None
+            elif now_stamp is not None:
+                added[int(names[i])] = now_stamp
+        return added
+
+    def _handled_version(self, name: str) -> int | None:
+        if name in self._handled:
+            return self._handled[name]
+        if not _holds(self._names, hash(name)):
+            return None
+        return int(self._stamps[np.searchsorted(self._names, hash(name))])
 
     def _stat(self, entry: os.DirEntry[str], handled: int | None, look: Look) -> int | None:
         """The file's hashed stamp where this version is handled; else None, and it is in ``look`` unless gone."""
@@ -174,19 +207,25 @@ class FolderListing:
         look.new.append(NewFile(name=entry.name, stamp=stamp, changed_at=status.st_ctime))
         return None
 
-    def _replace(self, names: list[_Hashes], stamps: list[_Hashes], look: Look) -> None:
-        """What is there now becomes what is known, so that deleted files are forgotten."""
-        all_names = np.concatenate([*names, np.empty(0, np.int64)])
-        order = np.argsort(all_names)
-        now_names = all_names[order]
-        now_stamps = np.concatenate([*stamps, np.empty(0, np.int64)])[order]
-        still_there = {*now_stamps.tolist()} if self._handled else set[int]()
-        look.vanished = {h for h in self._handled.values() if h not in still_there}
-        if self._names.size:
-            places = np.minimum(np.searchsorted(now_names, self._names), max(now_names.size - 1, 0))
-            is_gone = now_names[places] != self._names if now_names.size else np.ones(self._names.size, np.bool_)
-            look.vanished.update(self._stamps[is_gone].tolist())
-        self._names, self._stamps, self._handled = now_names, now_stamps, {}
+    def _replace(self, added: dict[int, int], look: Look) -> None:
+        """What is there now becomes what is known, so that deleted files are forgotten; copies only what changed."""
+        if not self._is_there.all():
+            look.vanished = set(self._stamps[~self._is_there].tolist())
+            self._names, self._stamps = self._names[self._is_there], self._stamps[self._is_there]
+        if added:
+            new = np.array(sorted(added.items()), np.int64)
+            places = np.searchsorted(self._names, new[:, 0])
+            self._names = np.insert(self._names, places, new[:, 0])
+            self._stamps = np.insert(self._stamps, places, new[:, 1])
+        # By name, one by one: a set of everything that is there would take more memory than all that is remembered.
+        look.vanished.update(h for name, h in self._handled.items() if not _holds(self._names, hash(name)))
+        self._handled = {}
+
+
+def _holds(names: _Hashes, name: int) -> bool:
+    """Whether a sorted array has a value."""
+    place = int(np.searchsorted(names, name))
+    return place < names.size and int(names[place]) == name
 
 
 def _cut(new: list[NewFile], most: int) -> bool:

@@ -33,7 +33,8 @@ class Restarts:
         """
         self._num_failed = 1 if worked_s >= _STEADY_S else self._num_failed + 1
         longest = min(_FIRST_S * 2.0 ** min(self._num_failed - 1, 10), _LONGEST_S)
-        wait_s = max(_FIRST_S, longest * (0.5 + 0.5 * self._chance()))
-        if len(self._started) == _MOST:
-            wait_s = max(wait_s, self._started[0] + _WITHIN_S - now)
-        return wait_s
+        return max(_FIRST_S, longest * (0.5 + 0.5 * self._chance()), self.until_allowed_s(now))
+
+    def until_allowed_s(self, now: float) -> float:
+        """Seconds until one more start keeps within five a minute; 0 where it may be now."""
+        return max(self._started[0] + _WITHIN_S - now, 0.0) if len(self._started) == _MOST else 0.0

@@ -1,7 +1,12 @@
-"""A video file, frame after frame, each exactly once: decoding waits for the classifier and drops nothing."""
+"""A video file, frame after frame, each exactly once: decoding waits for the classifier and drops nothing.
+
+A run that goes on passes over what is done. It does not jump: where a jump lands depends on the file's index, and a
+frame that is off by one would be another frame. What is passed over is decoded, not converted, copied or classified.
+"""
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -40,12 +45,15 @@ class VideoSource:
         """
         capture = CaptureProcess(self._uri, on_demand=True)
         try:
-            index = 0
-            while (message := self._next(capture, stop)) is not None:
+            for index in count():
                 path = self._path.with_name(f"{self._path.name}#{index}")
-                is_wanted = index % self._options.every == 0
-                index += 1
-                if not is_wanted or (self._is_done and self._is_done(path, self._stamp)):
+                is_wanted = index % self._options.every == 0 and not (
+                    self._is_done and self._is_done(path, self._stamp)
+                )
+                message = self._next(capture, stop, skip=not is_wanted)
+                if message is None:
+                    return
+                if not is_wanted:
                     continue
                 pixels = capture.take(message)
                 assert pixels is not None  # nothing is written before the next request
@@ -66,13 +74,13 @@ class VideoSource:
         del item
         return False
 
-    def _next(self, capture: CaptureProcess, stop: Event) -> Message | None:
-        capture.request()
+    def _next(self, capture: CaptureProcess, stop: Event, *, skip: bool) -> Message | None:
+        capture.request(skip=skip)
         asked_at = monotonic()
         while not stop.is_set():
             for message in capture.receive(_TICK_S):
                 match message.kind:
-                    case Kind.FRAME:
+                    case Kind.FRAME | Kind.SKIPPED:
                         return message
                     case Kind.ENDED:
                         return None

@@ -1,7 +1,8 @@
 """A folder that a microscope writes into: every finished file once, none before it is complete.
 
 A file is offered after two looks found the same size, time and inode, ``settle_s`` apart, and, where the system can
-tell (Linux leases on local disks), after its writer has closed it. What is locked, empty, still open or not yet
+tell (Linux leases on local disks), after its writer has closed it. Where the system tells of new files, the first look
+comes at once; the second is never left out. What is locked, empty, still open or not yet
 readable is waited for until it has stayed unchanged for ``patience_s``; then it is offered as final, so that the
 reason gets into the records. A file renamed after it was handled is not offered again; a file rewritten is.
 """
@@ -12,7 +13,8 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -22,10 +24,12 @@ from time import monotonic, time
 from hffnet.runtime.errors import ConfigError, SourceError
 from hffnet.runtime.metadata import sidecars_of
 from hffnet.runtime.sources import FileStamp, FolderOptions, IsDone, Item
+from hffnet.runtime.sources.folder_events import FolderEvents, Happened
 from hffnet.runtime.sources.folder_listing import FolderListing, NewFile, stamp_hash
 
 _log = logging.getLogger(__name__)
 _UNFINISHED = re.compile(r"^[.~]|(\.(part|partial|tmp|temp|crdownload|filepart|swp)|~)$", re.IGNORECASE)
+_LEAST_PAUSE_S = 0.01
 _RENAME_S = 5.0  # how long a vanished version is remembered: a move may show in its new folder a look later
 
 
@@ -78,6 +82,10 @@ class WatchFolder:
 
     def items(self, stop: Event) -> Iterator[Item]:
         """Items as they become complete, oldest first; waits without using the processor."""
+        with closing(FolderEvents(is_on=self._options.events)) as events:
+            yield from self._items(events, stop)
+
+    def _items(self, events: FolderEvents, stop: Event) -> Iterator[Item]:
         new_at = self._clock()
         while not stop.is_set():
             for item in self.scan():
@@ -90,7 +98,29 @@ class WatchFolder:
                 new_at = self._clock()
             elif self._idle_exit_s is not None and self._clock() - new_at >= self._idle_exit_s and self._has_seen_all():
                 return
-            stop.wait(self._options.poll_s)
+            for path in self._folders:
+                events.follow(path)
+            self._happened(events.wait(self._pause_s(), stop))
+
+    def _pause_s(self) -> float:
+        """Until the next look: the next time one can tell that a file has settled, at most ``poll_s``."""
+        now, pause_s = self._clock(), self._options.poll_s
+        for candidate in self._pending.values():
+            left_s = candidate.unchanged_since + self._options.settle_s - now
+            if left_s > 0 or candidate.looks < 2:
+                pause_s = min(pause_s, max(left_s, _LEAST_PAUSE_S))
+        return pause_s
+
+    def _happened(self, happened: Mapping[Path, Happened]) -> None:
+        """What the system told of: as if a look had found it."""
+        now = self._clock()
+        for path, names in happened.items():
+            folder = self._folders.get(path)
+            if folder is None or not folder.is_complete:
+                continue
+            self._vanished.update(dict.fromkeys(folder.left(names.left), now))
+            for file in folder.came(names.came):
+                self._found(folder, file, now, is_first=False)
 
     def scan(self) -> list[Item]:
         """One look: what is ready now, oldest first. Nothing counts as handed over before ``items`` yields it."""

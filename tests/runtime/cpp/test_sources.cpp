@@ -1,0 +1,370 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <catch2/catch.hpp>
+#include <deque>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sources/address.hpp"
+#include "sources/capture_link.hpp"
+#include "sources/live_source.hpp"
+#include "sources/restarts.hpp"
+#include "sources/watch_folder.hpp"
+#include "temporary.hpp"
+
+using namespace hffnet;
+using namespace hffnet::sources;
+using Names = std::vector<std::string>;
+
+namespace {
+
+// A watch folder with a clock of the test; `look` takes what is ready as the pipeline would.
+class Watched {
+ public:
+  explicit Watched(const TemporaryFolder& folder, FolderOptions options = {}, IsDone is_done = {})
+      : source_(
+            {folder.path().string(), std::move(options)}, {},
+            is_done ? std::move(is_done) : [](const std::string&, const FileStamp&) { return false; },
+            [](const std::string&) {}, {[this] { return now_; }, [] { return 0.0; }}) {}
+
+  std::vector<Item> look(double after_s = 0.1) {
+    now_ += after_s;
+    std::vector<Item> taken;
+    for (Item& item : source_.scan()) {
+      if (source_.hand_over(item)) taken.push_back(std::move(item));
+    }
+    return taken;
+  }
+  Names names(double after_s = 0.1) {
+    Names found;
+    for (const Item& item : look(after_s)) found.push_back(item.name);
+    return found;
+  }
+  Names until_quiet() {
+    Names found;
+    for (int i = 0; i < 4; ++i) {
+      for (std::string& name : names()) found.push_back(std::move(name));
+    }
+    return found;
+  }
+  bool retry(const Item& item) { return source_.retry(item); }
+
+ private:
+  double now_ = 1000.0;
+  WatchFolder source_;
+};
+
+FolderOptions patient(double patience_s) {
+  FolderOptions options;
+  options.patience_s = patience_s;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("a file is offered at the second look and once") {
+  const TemporaryFolder folder;
+  Watched watched(folder);
+  folder.write("a.tif");
+  CHECK(watched.names().empty());
+  CHECK(watched.names() == Names{"a.tif"});
+  CHECK(watched.until_quiet().empty());
+}
+
+TEST_CASE("a slow copy is offered only when it is complete") {
+  const TemporaryFolder folder;
+  Watched watched(folder);
+  std::string content;
+  for (int i = 0; i < 5; ++i) {
+    folder.write("a.tif", content += "chunk");
+    CHECK(watched.names().empty());
+  }
+  CHECK(watched.until_quiet() == Names{"a.tif"});
+}
+
+TEST_CASE("a stalled copy is waited for while its writer has it open") {
+  const TemporaryFolder folder;
+  Watched watched(folder, patient(5));
+  folder.write("a.tif", "half");
+  const int writer = ::open((folder / "a.tif").c_str(), O_WRONLY);
+  if (why_not_ready(folder / "a.tif")) {  // this file system grants leases
+    for (int i = 0; i < 10; ++i) CHECK(watched.names().empty());
+    CHECK(watched.names(5.0) == Names{"a.tif"});  // with patience at its end: read as it is
+  }
+  ::close(writer);
+}
+
+TEST_CASE("names of unfinished files, links and pipes are left alone") {
+  const TemporaryFolder folder;
+  Watched watched(folder, [] {
+    FolderOptions options;
+    options.pattern = "*";
+    return options;
+  }());
+  for (const char* name : {"a.tif.part", "a.TMP", ".a.tif", "~a.tif", "a.tif~", "a.crdownload", "a.swp"})
+    folder.write(name);
+  std::filesystem::create_symlink(folder / "a.TMP", folder / "link.tif");
+  CHECK(::mkfifo((folder / "pipe.tif").c_str(), 0600) == 0);
+  CHECK(watched.until_quiet().empty());
+  std::filesystem::rename(folder / "a.tif.part", folder / "a.tif");
+  CHECK(watched.until_quiet() == Names{"a.tif"});
+}
+
+TEST_CASE("a rename is no new frame, a rewritten file is one") {
+  const TemporaryFolder folder;
+  Watched watched(folder);
+  folder.write("a.tif");
+  CHECK(watched.until_quiet() == Names{"a.tif"});
+  std::filesystem::rename(folder / "a.tif", folder / "b.tif");
+  CHECK(watched.until_quiet().empty());
+  folder.write("b.tif", "another frame");
+  CHECK(watched.until_quiet() == Names{"b.tif"});
+}
+
+TEST_CASE("files that are there already come oldest first, and not those that are done") {
+  const TemporaryFolder folder;
+  for (const int age : {3, 1, 2}) {
+    const std::string name = std::to_string(age) + ".tif";
+    folder.write(name);
+    std::filesystem::last_write_time(folder / name,
+                                     std::filesystem::file_time_type::clock::now() - std::chrono::hours(age));
+  }
+  Watched watched(folder, {}, [](const std::string& path, const FileStamp&) { return path.ends_with("/2.tif"); });
+  CHECK(watched.until_quiet() == Names{"3.tif", "1.tif"});
+}
+
+TEST_CASE("sub-folders are watched when asked, those that come later too") {
+  const TemporaryFolder folder;
+  FolderOptions options;
+  options.recursive = true;
+  Watched watched(folder, options), flat(folder);
+  folder.write("one/a.tif");
+  CHECK(watched.until_quiet() == Names{"one/a.tif"});
+  folder.write("one/two/b.tif");
+  folder.write(".hidden/c.tif");
+  CHECK(watched.until_quiet() == Names{"one/two/b.tif"});
+  CHECK(flat.until_quiet().empty());
+  std::filesystem::remove_all(folder.path() / "one");
+  CHECK(watched.until_quiet().empty());
+  folder.write("one/a.tif", "again");
+  CHECK(watched.until_quiet() == Names{"one/a.tif"});
+}
+
+TEST_CASE("an unreadable file comes again as final, and then its reason is recorded") {
+  const TemporaryFolder folder;
+  Watched watched(folder, patient(1));
+  folder.write("a.tif", "half a frame");
+  watched.look();
+  const auto first = watched.look();
+  REQUIRE(first.size() == 1);
+  CHECK_FALSE(first[0].final);
+  CHECK(watched.retry(first[0]));
+  CHECK(watched.names().empty());
+  const auto last = watched.look(1.0);
+  REQUIRE(last.size() == 1);
+  CHECK(last[0].final);
+  CHECK_FALSE(watched.retry(last[0]));
+  CHECK(watched.until_quiet().empty());
+}
+
+TEST_CASE("an empty file is waited for") {
+  const TemporaryFolder folder;
+  Watched watched(folder, patient(2));
+  folder.write("a.tif", "");
+  CHECK(watched.until_quiet().empty());
+  CHECK(watched.names(2.0) == Names{"a.tif"});
+}
+
+TEST_CASE("a folder that vanishes and returns is watched again") {
+  const TemporaryFolder folder;
+  Watched watched(folder);
+  folder.write("a.tif");
+  CHECK(watched.until_quiet() == Names{"a.tif"});
+  std::filesystem::rename(folder.path(), folder.path().string() + ".away");
+  CHECK(watched.until_quiet().empty());
+  std::filesystem::rename(folder.path().string() + ".away", folder.path());
+  folder.write("b.tif");
+  CHECK(watched.until_quiet() == Names{"b.tif"});
+}
+
+TEST_CASE("more files than one look takes all come in order") {
+  const TemporaryFolder folder;
+  FolderListing listing(
+      folder.path().string(), [](const std::string&) { return true; },
+      [](const std::string&, const FileStamp&) { return false; }, 10);
+  for (int i = 0; i < 95; ++i) folder.write(std::to_string(i));
+  std::size_t found = 0;
+  for (int looks = 0; looks < 20 && !listing.is_complete(); ++looks) {
+    int gone = 0;
+    for (const NewFile& file : listing.look(1000.0 + looks, gone).found) {
+      listing.mark(file.name, file.stamp);
+      ++found;
+    }
+    CHECK(gone == 0);
+  }
+  CHECK(found >= 90);
+  int gone = 0;
+  CHECK(found + listing.look(2000.0, gone).found.size() == 95);
+}
+
+TEST_CASE("addresses say what is wrong with them") {
+  const TemporaryFolder folder;
+  const std::string path = folder.path().string();
+  const auto folder_of = [](const std::string& uri) { return std::get<FolderAddress>(address_from_uri(uri).value()); };
+  CHECK(folder_of(path + "/").folder == path);
+  CHECK(folder_of("dir:" + path + "?pattern=a%2A.tif&recursive=true&poll_s=0.5").options.pattern == "a*.tif");
+  const auto live = std::get<LiveAddress>(address_from_uri("rtsp://me:secret@camera/live?x=1#stall_s=3").value());
+  CHECK(live.name == "rtsp://camera/live?x=1");
+  CHECK(live.target == "rtsp://me:secret@camera/live?x=1");
+  CHECK(live.options.stall_s == 3.0);
+  const auto camera = std::get<LiveAddress>(address_from_uri("v4l2:/dev/video0?width=640&fps=29.97").value());
+  CHECK(camera.target == "/dev/video0");
+  CHECK(camera.options.width == 640);
+  const std::string wrong = GENERATE(as<std::string>{}, "", "nowhere", "ftp://a", "v4l2:", "v4l2:/dev/video0?width=0",
+                                     "v4l2:/dev/video0?width", "rtsp://a#pattern=*", "gst:", "gst:a#fps=nan");
+  CHECK(address_from_uri(wrong).failure().error == Error::kConfig);
+  CHECK(address_from_uri("dir:" + path + "?recursive=maybe").failure().error == Error::kConfig);
+  CHECK(address_from_uri("dir:" + path + "/absent").failure().error == Error::kSource);
+}
+
+TEST_CASE("frames and messages cross a pipe and memory whole") {
+  const int memory = ::memfd_create("test", 0);
+  REQUIRE(::ftruncate(memory, 3 * 4096) == 0);
+  Slots slots(memory, 4096);
+  REQUIRE(slots.ok());
+  const std::vector<std::uint16_t> pixels{1, 2, 0, 3, 4, 0};
+  const auto slot = slots.write({pixels.data(), Depth::kUint16, 2, 2, 6}, 5);
+  REQUIRE(slot);
+  CHECK_FALSE(slots.write({pixels.data(), Depth::kUint16, 1000, 1000, 2000}, 6));
+  std::array<int, 2> ends{};
+  REQUIRE(::pipe(ends.data()) == 0);
+  Message message{Kind::kFrame, *slot, Depth::kUint16, 2, 2, 5};
+  message.text = std::string(3000, 'x');
+  REQUIRE(send(ends[1], message));
+  Inbox inbox(ends[0]);
+  const auto got = inbox.receive(1.0, -1);
+  REQUIRE(got.size() == 1);
+  CHECK(got[0].text.size() == 2000);
+  const auto taken = slots.take(got[0]);
+  REQUIRE(taken);
+  CHECK(*taken == std::vector<std::uint8_t>{1, 0, 2, 0, 3, 0, 4, 0});
+  Message forged = got[0];
+  forged.height = 4000000000U;
+  CHECK_FALSE(slots.take(forged));
+  forged = got[0];
+  forged.index = 4;  // written over meanwhile
+  CHECK_FALSE(slots.take(forged));
+  const std::array<char, 32> garbage{9};
+  REQUIRE(::write(ends[1], garbage.data(), garbage.size()) == 32);
+  CHECK(inbox.receive(1.0, -1).empty());
+  CHECK(inbox.is_closed());
+  for (const int descriptor : {memory, ends[0], ends[1]}) ::close(descriptor);
+}
+
+TEST_CASE("waits double to thirty seconds, and there are never more than five starts a minute") {
+  Restarts restarts([] { return 1.0; });
+  double now = 0.0;
+  std::vector<double> starts;
+  for (int i = 0; i < 20; ++i) {
+    restarts.started(now);
+    starts.push_back(now);
+    now += restarts.wait_s(now, 0.0);
+    if (i >= 4) CHECK(now - starts[static_cast<std::size_t>(i) - 4] >= 60.0);
+  }
+  CHECK(restarts.wait_s(now + 1000.0, 20.0) == 1.0);
+}
+
+namespace {
+
+// A capture that says what the test tells it to.
+class Scripted final : public Capture {
+ public:
+  explicit Scripted(std::deque<std::vector<Message>>& script) : script_(script) {}
+  std::vector<Message> receive(double, int) override {
+    if (script_.empty()) return {};
+    auto messages = script_.front();
+    script_.pop_front();
+    return messages;
+  }
+  std::optional<std::vector<std::uint8_t>> take(const Message& message) override {
+    if (message.slot == 9) return std::nullopt;
+    return std::vector<std::uint8_t>(message.height * message.width, 7);
+  }
+
+ private:
+  std::deque<std::vector<Message>>& script_;
+};
+
+Message frame(double at, std::uint64_t index, std::uint8_t slot = 0) {
+  Message message{Kind::kFrame, slot, Depth::kUint8, 2, 3, index};
+  message.captured_ns = static_cast<std::uint64_t>(at * 1e9);
+  return message;
+}
+
+}  // namespace
+
+TEST_CASE("the newest frame is offered, old ones never, and drops are counted") {
+  double now = 100.0;
+  std::deque<std::vector<Message>> script{
+      {frame(100.0, 0), frame(100.0, 1)}, {frame(98.0, 2)}, {frame(100.0, 3, 9)}, {frame(100.0, 4)}};
+  LiveSource source(
+      LiveAddress{"v4l2", "/dev/x", "v4l2:/dev/x", {}},
+      [&] { return Result<std::unique_ptr<Capture>>(std::make_unique<Scripted>(script)); }, [](const std::string&) {},
+      [&] { return now; }, [] { return 0.0; });
+  const auto first = source.step(0.0, -1).value();
+  REQUIRE(first);
+  CHECK(std::get<LiveFrame>(*first).name == "v4l2:/dev/x#1");
+  CHECK(std::get<LiveFrame>(*first).facts.dropped.at("superseded") == 1);
+  CHECK_FALSE(source.step(0.0, -1).value());
+  CHECK_FALSE(source.step(0.0, -1).value());
+  const auto last = source.step(0.0, -1).value();
+  REQUIRE(last);
+  CHECK(std::get<LiveFrame>(*last).facts.dropped.at("stale") == 1);
+  CHECK(std::get<LiveFrame>(*last).facts.dropped.at("superseded") == 1);
+}
+
+TEST_CASE("a source that goes silent is lost, opened anew, and back") {
+  double now = 100.0;
+  int num_starts = 0;
+  std::deque<std::vector<Message>> script{{frame(100.0, 0)}};
+  LiveSource source(
+      LiveAddress{"gst", "x", "gst:x", {}},
+      [&] {
+        ++num_starts;
+        return Result<std::unique_ptr<Capture>>(std::make_unique<Scripted>(script));
+      },
+      [](const std::string&) {}, [&] { return now; }, [] { return 0.0; });
+  REQUIRE(source.step(0.0, -1).value());
+  now += 5.0;
+  const auto lost = source.step(0.0, -1).value();
+  REQUIRE(lost);
+  CHECK(std::get<Notice>(*lost).event == "source_lost");
+  CHECK_FALSE(source.step(0.0, -1).value());  // not yet
+  CHECK(num_starts == 1);
+  now += 1.0;
+  script.push_back({frame(now, 0)});
+  const auto back = source.step(0.0, -1).value();
+  REQUIRE(back);
+  CHECK(std::get<Notice>(*back).event == "source_back");
+  CHECK(num_starts == 2);
+  script.push_back({frame(now, 1)});
+  CHECK(std::holds_alternative<LiveFrame>(*source.step(0.0, -1).value()));
+}
+
+TEST_CASE("a source that was never seen is an error") {
+  double now = 100.0;
+  std::deque<std::vector<Message>> script;
+  LiveSource source(
+      LiveAddress{"gst", "x", "gst:x", {}},
+      [&] { return Result<std::unique_ptr<Capture>>(std::make_unique<Scripted>(script)); }, [](const std::string&) {},
+      [&] { return now; }, [] { return 0.0; });
+  CHECK_FALSE(source.step(0.0, -1).value());
+  now += 10.0;
+  CHECK(source.step(0.0, -1).failure().error == Error::kSource);
+}
