@@ -1,14 +1,19 @@
-"""One float graph and one set of frames through every int8 calibrator we know of, judged on the same held-out frames.
+"""One float graph and the same frames through every int8 calibrator we know of, judged on the same held-out frames.
 
-    python -m tests.bench.calibration_peers MODEL.onnx FRAMES.npz --work DIR [--calibrators hffnet nncf ...]
+    python -m tests.bench.calibration_peers --model xsdd --checkpoint DIR --data hierarchy.csv --work DIR
+    python -m tests.bench.calibration_peers --model resnet50 --weights FILE.safetensors --data hierarchy.csv --work DIR
+    python -m tests.bench.calibration_peers --model paper --data hierarchy.csv --work DIR
 
-FRAMES.npz holds ``calibration`` and ``held_out``, uint8 (N, size, size), ready for the graph. Each calibrator runs in a
-process of its own, in a virtual environment under DIR that this script makes once (the packages come from the index
-that pip is configured for); one that cannot be installed or fails is named with the reason. Judged are fidelity to the
-float graph (KL summed over levels given by --levels, cosine, changed highest logits per level), seconds and peak RSS
-of the calibration, and milliseconds per frame in ONNX Runtime and OpenVINO, interleaved.
+``xsdd`` is a trained checkpoint with its own train frames and labelled test frames. ``resnet50`` is the plain ImageNet
+classifier on the same pictures: what they show is in none of its classes, so there is fidelity but no score. ``paper``
+is the paper's network with random weights: sizes, seconds and milliseconds mean something, fidelity does not.
 
-The part that runs in the foreign environments is this same file; so nothing of hffnet is imported at its top.
+Every step leaves its result in DIR/MODEL and is not done again (``--again NAME`` does it again), so a run can be
+stopped and gone on with. Each calibrator runs in a process of its own, in a virtual environment under DIR that this
+script makes once (packages from the index that pip is configured for); one that cannot be installed or fails is named
+with the reason. Before each calibration the same frames are passed through the bare float graph in ONNX Runtime, which
+its seconds are compared with. The part that runs in the foreign environments is this same file; so nothing of hffnet
+is imported at its top.
 """
 
 import argparse
@@ -18,8 +23,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +42,11 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "nncf": ("nncf==3.4.0", "onnx", "onnxruntime", "numpy"),
 }
 _ENVIRONMENTS = {"ort-minmax": "ort", "ort-entropy": "ort", "modelopt-no-mha": "modelopt"}
+_MOST_FRAMES = {"ort-entropy": 24}
+"""Calibrators that keep every activation of every frame in memory: 3.6 GB for 24 frames of the small network."""
+
 _TURNS = 20
+_Row = dict[str, Any]
 
 
 def main() -> None:
@@ -45,52 +55,89 @@ def main() -> None:
         _calibrate(*sys.argv[2:6])
         return
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("frames", type=Path)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--levels", type=int, nargs="*", help="classes per level; one level where not given")
+    parser.add_argument("--model", choices=["xsdd", "resnet50", "paper"], required=True)
+    parser.add_argument("--data", type=Path, required=True, help="labelled frames, class folders or CSV")
+    parser.add_argument("--work", type=Path, required=True, help="environments, graphs and results; kept")
+    parser.add_argument("--checkpoint", type=Path, help="for xsdd")
+    parser.add_argument("--weights", type=Path, help="for resnet50: torchvision's names, safetensors")
+    parser.add_argument("--num-frames", type=int, default=128, help="calibration frames")
+    parser.add_argument("--num-held-out", type=int, default=1000, help="frames to judge on, at most")
     parser.add_argument("--calibrators", nargs="*", default=list(PACKAGES), choices=list(PACKAGES))
+    parser.add_argument("--again", nargs="*", default=[], help="calibrators to run again, or 'latency'")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    made, rows = {}, {}
+    folder = options.work / options.model
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "subject.json").exists():
+        from tests.bench.calibration_subjects import write_subject
+
+        write_subject(options, folder)
+    rows: dict[str, _Row] = {}
     for name in options.calibrators:
-        out = options.work / f"{name}.onnx"
-        rows[name] = _run(name, options.model, options.frames, out, options.work)
+        again = name in options.again
+        rows[name] = _kept(folder / f"{name}.json", again, partial(_calibrated, name, folder, options))
         if "failed" not in rows[name]:
-            made[name] = out
-    held_out = np.load(options.frames)["held_out"]
-    reference = _logits(options.model, held_out)
-    levels = options.levels or [reference.shape[1]]
-    for name, path in made.items():
-        try:
-            rows[name] |= _fidelity(reference, _logits(path, held_out), levels)
-        except Exception as error:  # noqa: BLE001 - a peer's graph that does not run is a result
-            rows[name]["failed"] = f"its graph does not run: {str(error).splitlines()[0][:120]}"
-    _add_latencies(
-        {"float": options.model, **{n: p for n, p in made.items() if "failed" not in rows[n]}}, held_out, rows
-    )
-    print(_table(rows))
+            rows[name] |= _kept(folder / f"{name}.fidelity.json", again, partial(_fidelity, name, folder))
+    made = [name for name in rows if "failed" not in rows[name]]
+    again = "latency" in options.again or any(name in options.again for name in made)
+    timed = _kept(folder / f"latency-{'-'.join(made)}.json", again, partial(_latencies, folder, made))
+    for name, columns in timed.items():
+        rows.setdefault(name, {}).update(columns)
+    print(_table(rows, json.loads((folder / "subject.json").read_text())))
 
 
-def _run(name: str, model: Path, frames: Path, out: Path, work: Path) -> dict[str, object]:
+def _kept(path: Path, again: bool, make: Callable[[], _Row]) -> _Row:
+    if again or not path.exists():
+        found = make()
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(found))
+        temporary.rename(path)
+    row: _Row = json.loads(path.read_text())
+    return row
+
+
+def _calibrated(name: str, folder: Path, options: argparse.Namespace) -> _Row:
     try:
-        python = _python(name, work)
+        python = _python(name, options.work)
     except subprocess.CalledProcessError as error:
         last = (error.stderr or "").strip().splitlines()[-1:] or ["pip said nothing"]
         return {"failed": f"not installed: {last[0][:120]}"}
+    # ModelOpt writes beside its input, and into it: each calibrator gets a copy of its own.
+    own = folder / f"{name}.float.onnx"
+    own.write_bytes((folder / "float.onnx").read_bytes())
+    frames = np.load(folder / "calibration.npy")[: _MOST_FRAMES.get(name)]
+    np.save(folder / f"{name}.frames.npy", frames)
+    forward = _forward_seconds(folder / "float.onnx", frames)
+    out = folder / f"{name}.onnx"
+    out.unlink(missing_ok=True)
+    arguments = (name, own, folder / f"{name}.frames.npy", out)
     began = time.monotonic()
-    command = [str(python), str(Path(__file__).resolve()), "--calibrate", name, str(model), str(frames), str(out)]
-    with (work / f"{name}.log").open("w") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    with (folder / f"{name}.log").open("w") as log:
+        script = [str(python), str(Path(__file__).resolve()), "--calibrate", *map(str, arguments)]
+        child = subprocess.Popen(script, stdout=log, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-    found: dict[str, object] = {"seconds": time.monotonic() - began, "rss_gb": usage.ru_maxrss / 1e6}
+    seconds = time.monotonic() - began
+    for leftover in (*folder.glob(f"{name}.float*"), folder / f"{name}.frames.npy"):
+        leftover.unlink()
+    found: _Row = {"frames": len(frames), "seconds": seconds, "times_forward": seconds / forward}
+    found["rss_gb"] = usage.ru_maxrss / 1e6
     if child.returncode or not out.exists():
-        last = (work / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        last = (folder / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
         found["failed"] = f"exit code {child.returncode}: {last[0][:120]}"
     else:
         found["mb"] = out.stat().st_size / 1e6
     return found
+
+
+def _forward_seconds(model: Path, frames_NHW: np.ndarray) -> float:
+    """The bare float graph over the same frames, one by one, opening it included."""
+    import onnxruntime as ort
+
+    began = time.monotonic()
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    for frame in frames_NHW:
+        session.run(None, {"frames": frame[None]})
+    return time.monotonic() - began
 
 
 def _python(name: str, work: Path) -> Path:
@@ -111,7 +158,7 @@ def _python(name: str, work: Path) -> Path:
 
 def _calibrate(name: str, model: str, frames: str, out: str) -> None:
     """In the calibrator's own environment: write ``out``."""
-    frames_NHW = np.load(frames)["calibration"]
+    frames_NHW = np.load(frames)
     match name:
         case "hffnet":
             _by_hffnet(model, frames_NHW, out)
@@ -178,33 +225,26 @@ def _by_nncf(model: str, frames_NHW: np.ndarray, out: str) -> None:
     onnx.save(quantized, out)
 
 
-def _logits(path: Path, frames_NHW: np.ndarray) -> np.ndarray:
-    from hffnet.calibration.fidelity import logits_from_onnx
+def _fidelity(name: str, folder: Path) -> _Row:
+    from tests.bench.calibration_subjects import fidelity
 
-    return logits_from_onnx(path, frames_NHW)[0].astype(np.float64)
-
-
-def _fidelity(a: np.ndarray, b: np.ndarray, levels: list[int]) -> dict[str, object]:
-    divergence, flips, start = 0.0, [], 0
-    for num in levels:
-        p, q = (part[:, start : start + num] for part in (a, b))
-        log_p, log_q = (x - x.max(1, keepdims=True) for x in (p, q))
-        log_p, log_q = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (log_p, log_q))
-        divergence += float((np.exp(log_p) * (log_p - log_q)).sum(1).mean())
-        flips.append(int((p.argmax(1) != q.argmax(1)).sum()))
-        start += num
-    cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return {"kl": divergence, "cosine": float(cosine.min()), "flips": "/".join(map(str, flips))}
+    try:
+        return fidelity(folder / f"{name}.onnx", folder)
+    except Exception as error:  # noqa: BLE001 - a peer's graph that does not run is a result
+        return {"failed": f"its graph does not run: {str(error).splitlines()[0][:120]}"}
 
 
-def _add_latencies(models: dict[str, Path], frames_NHW: np.ndarray, rows: dict[str, dict[str, object]]) -> None:
+def _latencies(folder: Path, names: list[str]) -> _Row:
+    """Medians of interleaved turns, so that what else the machine does falls on all alike."""
     import onnxruntime as ort
     import openvino as ov
 
+    frames_NHW = np.load(folder / "held_out.npy")[: _TURNS + 3]
     runs: dict[tuple[str, str], Callable[[np.ndarray], object]] = {}
+    rows: _Row = {name: {} for name in ("float", *names)}
     core = ov.Core()
-    for name, path in models.items():
-        rows.setdefault(name, {})
+    for name in rows:
+        path = folder / f"{name}.onnx"
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         runs[name, "ort_ms"] = _onnxruntime_run(session)
         try:
@@ -221,25 +261,43 @@ def _add_latencies(models: dict[str, Path], frames_NHW: np.ndarray, rows: dict[s
             times[key].append(time.perf_counter() - began)
     for (name, column), seconds in times.items():
         rows[name][column] = 1000 * float(np.median(seconds[3:]))
+    return rows
 
 
 def _onnxruntime_run(session: "ort.InferenceSession") -> Callable[[np.ndarray], object]:
     return lambda frame: session.run(None, {"frames": frame})
 
 
-def _table(rows: dict[str, dict[str, object]]) -> str:
-    columns = ("seconds", "rss_gb", "mb", "kl", "cosine", "flips", "ort_ms", "openvino_ms", "failed")
-    formats = {"seconds": ".1f", "rss_gb": ".2f", "mb": ".1f", "kl": ".2e", "cosine": ".5f", "ort_ms": ".1f"}
-    formats["openvino_ms"] = ".1f"
-    lines = [f"| calibrator | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+_FORMATS = {
+    "frames": "d",
+    "seconds": ".1f",
+    "times_forward": ".2f",
+    "rss_gb": ".2f",
+    "mb": ".1f",
+    "kl": ".2e",
+    "kl_median": ".1e",
+    "kl_largest": ".0%",
+    "logit_db": ".1f",
+    "cosine": ".5f",
+    "hf1": ".4f",
+    "ort_ms": ".1f",
+    "openvino_ms": ".1f",
+}
+
+
+def _table(rows: dict[str, _Row], subject: _Row) -> str:
+    columns = [*_FORMATS, "flips", "failed"]
+    lines = [subject["title"], "", f"| calibrator | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, row in rows.items():
+        values = ((column, row.get(column)) for column in columns)
         cells = [
-            format(value, formats[column]) if isinstance(value, float) else str(value)
-            for column, value in ((column, row.get(column, "")) for column in columns)
+            "" if value is None else value if isinstance(value, str) else format(value, _FORMATS[column])
+            for column, value in values
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    lines.append(f"\nload average at the end: {load}; details: {json.dumps(sys.version.split()[0])}")
+    limit = 2 * subject["float_mb"] / 1e3 + 1
+    lines.append(f"\nGoals: at most 1.30 times the forward passes and {limit:.2f} GB; load average now")
+    lines.append(f"{', '.join(f'{value:.1f}' for value in os.getloadavg())}; Python {sys.version.split()[0]}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from hffnet.calibration.bias import WithMean
 from hffnet.calibration.cli import calibrate
-from hffnet.calibration.frames import check_pixels, choose_frames, load_frames
+from hffnet.calibration.frames import Imaging, check_magnification, check_pixels, choose_frames, load_frames
 from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames, int8_from_onnx
 from hffnet.calibration.observers import MinMax, Observer, ObserverName, observer_from_name
 from hffnet.calibration.report import CalibrationReport
@@ -77,16 +77,22 @@ def test_val_frames_do_not_calibrate_either(folder: Path) -> None:
         choose_frames(replace(dataset, frames=train.frames + val.frames[:1]))
 
 
-def test_magnifications_take_turns(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "rare",
+    [Imaging(instrument="a", octave=-7), Imaging(instrument="b", octave=-1), None],
+    ids=["magnification", "instrument", "unknown"],
+)
+def test_magnifications_and_instruments_take_turns(folder: Path, rare: Imaging | None) -> None:
     dataset = open_dataset(folder)
-    sizes = {frame.path: 0.5 if number % 4 else 0.01 for number, frame in enumerate(dataset.frames)}
-    chosen = choose_frames(dataset, 8, pixel_size_um=lambda frame: sizes[frame.path])
-    fine = sum(sizes[frame.path] == 0.01 for frame in chosen)
-    assert fine >= 3  # a quarter of the frames, yet near half of those chosen
-    assert choose_frames(dataset, 8, pixel_size_um=lambda _: None) == choose_frames(dataset, 8)
+    usual = Imaging(instrument="a", octave=-1)
+    how = {frame.path: usual if number % 4 else rare for number, frame in enumerate(dataset.frames)}
+    chosen = choose_frames(dataset, 8, imaging=lambda frame: how[frame.path])
+    # A quarter of the frames, yet near half of those chosen.
+    assert sum(how[frame.path] == rare for frame in chosen) >= 3
+    assert choose_frames(dataset, 8, imaging=lambda _: None) == choose_frames(dataset, 8)
 
 
-@pytest.mark.parametrize("observer", ["minmax", "moving-average", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("observer", ["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"])
 def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, observer: ObserverName) -> None:
     frames, keep = textured_frames(12), tmp_path / "keep.npz"
     options = CalibrationOptions(observer=observer, smoothing=False)
@@ -100,7 +106,9 @@ def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, o
         return Resume(path=path, identity=identity, every=4)
 
     def fresh() -> dict[str, Observer]:
-        return {name: WithMean(observer_from_name(observer)) for name in whole.placement.tensors}
+        means = {point.activation for point in whole.placement.weighted}
+        plain = {name: observer_from_name(observer) for name in whole.placement.tensors}
+        return {name: WithMean(one) if name in means else one for name, one in plain.items()}
 
     with pytest.raises(KeyboardInterrupt):
         ranges_from_frames(float_model, frames, fresh(), progress=interrupt, resume=every_four(keep, "this"))
@@ -109,8 +117,8 @@ def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, o
     ranges = ranges_from_frames(float_model, frames, observers, progress=seen.append, resume=every_four(keep, "this"))
     assert seen == [9, 10, 11, 12]
     assert ranges == whole.ranges
-    for name, once in whole.observers.items():
-        again = observers[name]
+    for name in {point.activation for point in whole.placement.weighted}:
+        once, again = whole.observers[name], observers[name]
         assert isinstance(once, WithMean)
         assert isinstance(again, WithMean)
         assert np.array_equal(once.mean, again.mean)  # type: ignore[arg-type]
@@ -159,6 +167,13 @@ def test_useless_frames_are_refused(pixels: np.ndarray[tuple[int, ...], np.dtype
         check_pixels(pixels)
 
 
+def test_frames_of_another_magnification_are_refused() -> None:
+    check_magnification([0.02, None, 0.3], [0.25, 0.5])
+    check_magnification([None], [0.1])
+    with pytest.raises(DatasetError, match=r"have 5 to 20 µm per pixel, the held-out ones 0\.01 to 0\.5"):
+        check_magnification([20.0, 5.0, None], [0.01, 0.5])
+
+
 def test_ranges_are_those_of_stored_activations_at_any_batch(float_model: Path) -> None:
     frames = textured_frames(5)
     model = onnx.load(float_model)
@@ -189,7 +204,7 @@ def test_broken_float_graph_is_named(float_model: Path) -> None:
 
 
 def test_whole_call_is_deterministic_and_reported(float_model: Path) -> None:
-    options = CalibrationOptions(observer="percentile", percentile=99.9, exclude=("stem",), seed=7)
+    options = CalibrationOptions(observer="percentile", percentile=99.9, exclude=("a1",), seed=7)
     first, report = int8_from_onnx(float_model, textured_frames(8), options=options)
     second, _ = int8_from_onnx(float_model, textured_frames(8), options=options)
     assert first.SerializeToString() == second.SerializeToString()

@@ -11,7 +11,7 @@ from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_fr
 from hffnet.calibration.gate import Budget, GateReport, placement_within_budget
 from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement, ResidualPoint, placement_from_onnx
-from hffnet.calibration.sensitivity import groups_from_placement
+from hffnet.calibration.sensitivity import groups_from_placement, ranked_groups
 from hffnet.runtime.decode import DecodeSpec, decode
 from hffnet.runtime.errors import ConfigError, GateError
 from hffnet.runtime.graph import facts_from_onnx
@@ -81,7 +81,7 @@ def test_a_sound_placement_passes_whole(network: Path, held_out: HeldOut, refere
     assert passed.placement == calibration.placement
     assert passed.report.restored == ()
     assert passed.report.sensitivity == ()
-    assert passed.report.accepted.quantized_share == pytest.approx(0.9687, abs=1e-3)
+    assert passed.report.accepted.quantized_share == pytest.approx(0.9282, abs=1e-3)
 
 
 def test_the_curve_is_drawn_where_it_is_asked_for(network: Path, held_out: HeldOut, reference: Scored) -> None:
@@ -93,6 +93,36 @@ def test_the_curve_is_drawn_where_it_is_asked_for(network: Path, held_out: HeldO
     assert shares == sorted(shares, reverse=True)
     assert len(report.sensitivity) == len(groups_from_placement(calibration.placement))
     assert report.num_ranking_frames == 8
+
+
+def test_a_large_network_is_ranked_by_stages_first(network: Path, held_out: HeldOut, reference: Scored) -> None:
+    sound = placement_from_onnx(onnx.load(network))
+    calibration = calibrated(network, with_transformer_sums(sound))
+    stages = dict.fromkeys((p.output for p in sound.weighted), "trunk") | {"x1": "encoder", "x2": "encoder"}
+    renamed = {p.node: f"{stages.get(p.output, 'trunk')}.{k}.{p.node}/Op" for k, p in enumerate(sound.weighted)}
+    placement = replace(
+        calibration.placement,
+        weighted=tuple(replace(p, node=renamed[p.node]) for p in calibration.placement.weighted),
+        residuals=tuple(
+            replace(p, node=f"{stages.get(p.output, 'sums')}.0.{p.node}/Op") for p in calibration.placement.residuals
+        ),
+        cpu_sums=(),
+    )
+    progress = list[tuple[int, int]]()
+    ranked = ranked_groups(
+        calibration.quantized,
+        placement,
+        reference,
+        held_out,
+        num_runs=6,
+        progress=lambda done, of: progress.append((done, of)),
+    )
+    # Three stages, of which only the broken one is worth taking apart; it has a single group.
+    assert ranked[0][0].name == "encoder.0 Add"
+    assert {group.name for group, _ in ranked[1:]} == {"trunk all", "sums.0 Add"}
+    assert progress == [(1, 6), (2, 6), (3, 6)]
+    every = groups_from_placement(placement)
+    assert {o for group, _ in ranked for o in group.outputs} == {o for group in every for o in group.outputs}
 
 
 def test_ranges_that_clip_everything_are_refused(network: Path, held_out: HeldOut, reference: Scored) -> None:
@@ -145,7 +175,7 @@ def test_contradictions_between_levels_are_seen_though_paths_are_decoded(held_ou
 def test_groups_are_named_after_modules(node: str, group: tuple[str, str]) -> None:
     placement = placement_from_onnx(small_network())
     point = replace(placement.weighted[0], node=node, weight="layer2.1.conv2.weight")
-    (found,) = groups_from_placement(replace(placement, weighted=(point,), residuals=()))
+    (found,) = groups_from_placement(replace(placement, weighted=(point,), residuals=(), cpu_sums=()))
     assert (found.stage, found.block) == group
 
 
@@ -153,7 +183,8 @@ def test_work_is_counted_by_arithmetic(network: Path) -> None:
     float_macs = facts_from_onnx(network.read_bytes()).macs
     assert float_macs.num_unknown == 0
     calibration = calibrated(network)
-    only_head_float = facts_from_onnx(calibration.quantized().SerializeToString()).macs
+    quantized = facts_from_onnx(calibration.quantized().SerializeToString()).macs
     attention = 2 * 16 * 16 * 48
-    assert only_head_float.by_type["float32"] == attention + 16 * 48 * 5
-    assert only_head_float.by_type.total() == float_macs.by_type.total() == float_macs.by_type["float32"]
+    picture = 16 * 16 * 16 * 3 * 3
+    assert quantized.by_type["float32"] == attention + 16 * 48 * 5 + picture
+    assert quantized.by_type.total() == float_macs.by_type.total() == float_macs.by_type["float32"]

@@ -8,6 +8,7 @@ It costs nothing at run time.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -35,7 +36,8 @@ class WithMean:
         if self.total is None:
             self.total = np.zeros(values.shape[1:])
         for frame in values:
-            np.add(self.total, frame, out=self.total)
+            # numpy.add would first widen the frame: four times slower.
+            cv2.accumulate(np.ascontiguousarray(frame).reshape(1, -1), self.total.reshape(1, -1))
         self.count += len(values)
 
     def range(self, num_levels: int = NUM_LEVELS) -> float:

@@ -17,8 +17,9 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="INT8 ONNX file to write.")],
     num_frames: Annotated[int, typer.Option(min=1, help="Frames to use; 500 and more are recommended.")] = 512,
     observer: Annotated[
-        Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
-    ] = "entropy",
+        Literal["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"],
+        typer.Option(help="How ranges are chosen."),
+    ] = "cubed-error",
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     include: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to quantize all the same.")] = None,
@@ -83,12 +84,12 @@ def _frame_size(model: Path) -> int:
 
 
 def _frames(data: Path, num_frames: int, seed: int, size: int) -> "CalibrationFrames":
-    from hffnet.calibration.frames import choose_frames, load_frames, pixel_size_from_file
+    from hffnet.calibration.frames import choose_frames, imaging_from_file, load_frames
     from hffnet.runtime.dataset import open_dataset
     from hffnet.runtime.preprocess import PreprocessSpec
 
     dataset = open_dataset(data)
-    chosen = choose_frames(dataset, num_frames, seed=seed, pixel_size_um=pixel_size_from_file)
+    chosen = choose_frames(dataset, num_frames, seed=seed, imaging=imaging_from_file)
     return load_frames(chosen, dataset, PreprocessSpec(size=size))
 
 

@@ -1,10 +1,13 @@
 """What a changed graph costs, measured on held-out labelled frames against the float graph: one record for all gates.
 
-HF1 alone moves in steps of half a frame and hides what cancels out; divergence and flips stand beside it. Decisions
+HF1 alone moves in steps of half a frame and hides what cancels out; divergence, flips and the error of the logits stand
+beside it. Of a network that is sure of nearly every frame, the mean divergence is that of one or two frames between two
+classes: it says what happened to them. The error of the logits weighs all frames and compares methods. Decisions
 are decoded as the bundle decodes them, so they are always paths of the tree; whether parent and child still agree is
 seen on each level's own highest logit (``tice``).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.runtime.decode import DecodeSpec, decode
 from hffnet.runtime.errors import DatasetError, GraphError
+from hffnet.runtime.graph import facts_from_onnx
 from hffnet.runtime.manifest import Metrics
 from hffnet.runtime.metrics import metrics_from_paths
 from hffnet.runtime.taxonomy import ClassPath, Taxonomy
+from hffnet.runtime.trust import expected_calibration_error, reliability_bins
 
 Logits = npt.NDArray[np.float32]
 
-_NUM_CONFIDENCE_BINS = 15
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -39,6 +43,8 @@ class Cost(BaseModel):
         divergence: mean over frames of the Kullback-Leibler divergence (nats, summed over levels) of the float
             graph's probabilities from the other's.
         cosine: least cosine of the two logit vectors of any frame.
+        logit_error: root mean square of the logits' differences over that of the float graph's logits, both without
+            each level's mean, which no probability depends on.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -51,6 +57,7 @@ class Cost(BaseModel):
     num_flips: Annotated[int, Field(ge=0)]
     divergence: Finite
     cosine: Finite
+    logit_error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +85,7 @@ class Scored:
         metrics: of the decoded decisions.
         paths: decided path of each frame, whether held back or not.
         tice: share of frames whose levels, each asked alone, contradict the tree.
-        calibration_error: expected calibration error of the leaf, 15 bins.
+        calibration_error: expected calibration error of the leaf, as ``runtime.trust`` has it.
         latency_ms: median of batch 1 in ONNX Runtime on this machine, as it came while scoring: not a benchmark.
     """
 
@@ -101,6 +108,10 @@ def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> 
         raise DatasetError("there is no held-out frame to measure on; expected at least one, better 200")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if _is_quantized_half(model):
+        # onnxruntime 1.32 would quantize the float16 biases of such a graph too, with a scale (activation times weight)
+        # that float16 cannot hold: the answers are then those of another network. TensorRT computes what is written.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = ort.InferenceSession(
             str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
@@ -117,6 +128,11 @@ def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> 
     return np.concatenate(parts), 1000 * float(np.median(seconds))
 
 
+def _is_quantized_half(model: Path | bytes) -> bool:
+    facts = facts_from_onnx(model if isinstance(model, bytes) else model.read_bytes())
+    return "QuantizeLinear" in facts.operators and "float16" in facts.parameters
+
+
 def scored(model: Path | bytes, held_out: HeldOut) -> Scored:
     """Run and score a graph; errors as of ``logits_from_onnx``."""
     logits, latency_ms = logits_from_onnx(model, held_out.frames)
@@ -131,9 +147,11 @@ def scored_from_logits(logits_NC: Logits, held_out: HeldOut, latency_ms: float =
         metrics=metrics_from_paths(held_out.truths, [d.answer for d in decisions], held_out.taxonomy),
         paths=tuple(d.path for d in decisions),
         tice=_contradictions(logits_NC, held_out.taxonomy),
-        calibration_error=_calibration_error(
-            np.array([d.confidence[-1] for d in decisions]),
-            np.array([d.path == truth for d, truth in zip(decisions, held_out.truths, strict=True)]),
+        calibration_error=expected_calibration_error(
+            reliability_bins(
+                np.array([d.confidence[-1] for d in decisions]),
+                np.array([d.path == truth for d, truth in zip(decisions, held_out.truths, strict=True)]),
+            )
         ),
         latency_ms=latency_ms,
     )
@@ -152,6 +170,7 @@ def cost_between(reference: Scored, candidate: Scored, held_out: HeldOut) -> Cos
         num_flips=len(flips(reference, candidate)),
         divergence=divergence(reference.logits, candidate.logits, held_out),
         cosine=_least_cosine(reference.logits, candidate.logits),
+        logit_error=logit_error(reference.logits, candidate.logits, held_out.taxonomy),
     )
 
 
@@ -170,6 +189,23 @@ def divergence(reference_NC: Logits, candidate_NC: Logits, held_out: HeldOut) ->
     return max(total, 0.0)
 
 
+def logit_error(reference_NC: Logits, candidate_NC: Logits, taxonomy: Taxonomy) -> float:
+    """Relative error of the logits; see ``Cost``. 0.03 is a signal-to-noise ratio of 30 dB."""
+    noise = power = 0.0
+    for columns in taxonomy.slices():
+        a, b = (_centred(part[:, columns]) for part in (reference_NC, candidate_NC))
+        noise, power = noise + float(((b - a) ** 2).sum()), power + float((a**2).sum())
+    if not power:
+        return 0.0 if not noise else 1.0
+    return math.sqrt(noise / power)
+
+
+def _centred(logits: Logits) -> npt.NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    found: npt.NDArray[np.float64] = wide - wide.mean(axis=1, keepdims=True)
+    return found
+
+
 def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
@@ -181,13 +217,6 @@ def _contradictions(logits_NC: Logits, taxonomy: Taxonomy) -> float:
     alone_NL = np.stack([logits_NC[:, columns].argmax(axis=1) for columns in taxonomy.slices()], axis=1)
     valid = {tuple(path) for path in taxonomy.leaf_paths.tolist()}
     return float(np.mean([tuple(path) not in valid for path in alone_NL.tolist()]))
-
-
-def _calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:
-    """Mean over frames of |confidence - share right| of their bin (Guo et al., 2017)."""
-    bins = np.minimum((confidence * _NUM_CONFIDENCE_BINS).astype(int), _NUM_CONFIDENCE_BINS - 1)
-    gaps = [abs(float((confidence - right)[bins == k].sum())) for k in np.unique(bins)]
-    return sum(gaps) / len(confidence)
 
 
 def _least_cosine(a: Logits, b: Logits) -> float:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hffnet.runtime.dataset import Dataset, LabelledFrame
 from hffnet.runtime.errors import ConfigError, DatasetError, FrameError
+from hffnet.runtime.frame import Acquisition
 from hffnet.runtime.metadata import sidecars_of
 from hffnet.runtime.preprocess import PreprocessSpec, preprocess
 from hffnet.runtime.read import read_frame
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 RECOMMENDED_NUM_FRAMES = 500
 DEFAULT_NUM_FRAMES = 512
+_FARTHEST = 2.0  # one step of magnification between two ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +51,27 @@ class CalibrationFrames:
     pixel_sizes_um: tuple[float | None, ...]
 
 
-PixelSize = Callable[[LabelledFrame], float | None]
-"""Micrometres per pixel of a labelled frame; None where its file does not say."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imaging:
+    """How a frame was taken, as far as its file says: instrument, and micrometres per pixel to an octave."""
+
+    instrument: str | None
+    octave: int | None
+
+
+ImagingOf = Callable[[LabelledFrame], Imaging | None]
+"""How a labelled frame was taken; None where its file does not say."""
 
 
 def choose_frames(
-    dataset: Dataset, num_frames: int = DEFAULT_NUM_FRAMES, *, seed: int = 0, pixel_size_um: PixelSize | None = None
+    dataset: Dataset, num_frames: int = DEFAULT_NUM_FRAMES, *, seed: int = 0, imaging: ImagingOf | None = None
 ) -> tuple[LabelledFrame, ...]:
     """Frames of the train split, spread over the leaves, in an order given by ``seed`` alone.
 
     Leaves take turns until ``num_frames`` are chosen, so rare classes show their ranges too; within a leaf a group
-    (specimen, duplicates) gives its second frame only when every group has given one, and where ``pixel_size_um`` is
-    given, magnifications (octaves of pixel size) take turns too. A data set without any split is taken as train
-    altogether.
+    (specimen, duplicates) gives its second frame only when every group has given one, and where ``imaging`` is given,
+    instruments and magnifications (octaves of pixel size) take turns too. A data set without any split is taken as
+    train altogether.
 
     Raises:
         ConfigError: ``num_frames`` is below 1.
@@ -76,9 +86,9 @@ def choose_frames(
     turns = []
     for number, (leaf, frames) in enumerate(sorted(leaves.items())):
         ordered = _groups_in_turn(frames, seed, leaf)
-        if pixel_size_um is not None:
+        if imaging is not None:
             # Reading a file's metadata costs: no more of them than could be wanted from this leaf four times over.
-            ordered = _magnifications_in_turn(ordered[: 4 * num_frames], pixel_size_um)
+            ordered = _imagings_in_turn(ordered[: 4 * num_frames], imaging)
         turns += [(turn, number, frame) for turn, frame in enumerate(ordered)]
     turns.sort(key=lambda entry: entry[:2])
     chosen = tuple(frame for _, _, frame in turns[:num_frames])
@@ -142,6 +152,27 @@ def check_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> None:
         raise DatasetError(f"all {num} calibration frames are the same picture; expected different ones, better 500")
 
 
+def check_magnification(calibration_um: Sequence[float | None], measured_um: Sequence[float | None]) -> None:
+    """Refuse calibration frames of another modality than those the network is judged on.
+
+    Args:
+        calibration_um: micrometres per pixel of the calibration frames; None where a file does not say.
+        measured_um: the same of the held-out frames.
+
+    Raises:
+        DatasetError: both are known, and the ranges lie further apart than a factor of two.
+    """
+    found, expected = ([size for size in sizes if size] for sizes in (calibration_um, measured_um))
+    if not found or not expected:
+        return
+    if min(found) > _FARTHEST * max(expected) or max(found) * _FARTHEST < min(expected):
+        raise DatasetError(
+            f"the calibration frames have {min(found):.4g} to {max(found):.4g} µm per pixel, the held-out ones"
+            f" {min(expected):.4g} to {max(expected):.4g}; ranges measured at another magnification do not fit."
+            " Calibrate with frames like those the network is for"
+        )
+
+
 def origins_from_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> tuple[FrameOrigin, ...]:
     """Names and hashes for frames that came as arrays: the SHA-256 of each frame's pixels."""
     digests = (hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in pixels_NHW)
@@ -178,19 +209,18 @@ def _groups_in_turn(frames: list[LabelledFrame], seed: int, leaf: tuple[str, ...
     return [frame for _, frame in sorted(turns, key=lambda entry: entry[0])]
 
 
-def _magnifications_in_turn(frames: list[LabelledFrame], pixel_size_um: PixelSize) -> list[LabelledFrame]:
-    seen = Counter[int | None]()
+def _imagings_in_turn(frames: list[LabelledFrame], imaging: ImagingOf) -> list[LabelledFrame]:
+    seen = Counter[Imaging | None]()
     turns = []
     for frame in frames:
-        size = pixel_size_um(frame)
-        octave = None if not size else math.floor(math.log2(size))
-        turns.append((seen[octave], frame))
-        seen[octave] += 1
+        how = imaging(frame)
+        turns.append((seen[how], frame))
+        seen[how] += 1
     return [frame for _, frame in sorted(turns, key=lambda entry: entry[0])]
 
 
-def pixel_size_from_file(frame: LabelledFrame) -> float | None:
-    """Micrometres per pixel as the frame's file or the text beside it tells; None where neither can.
+def imaging_from_file(frame: LabelledFrame) -> Imaging | None:
+    """Instrument and pixel size as the frame's file or the text beside it tells; None where neither can.
 
     Only files that may carry it are read. One that cannot be read says nothing here; it is named when it is used.
     """
@@ -198,9 +228,20 @@ def pixel_size_from_file(frame: LabelledFrame) -> float | None:
     if not may_tell:
         return None
     try:
-        return read_frame(frame.path).acquisition.pixel_size_um
+        acquisition = read_frame(frame.path).acquisition
     except FrameError:
         return None
+    return imaging_from_acquisition(acquisition)
+
+
+def imaging_from_acquisition(acquisition: Acquisition) -> Imaging:
+    """What of a frame's metadata sets its stratum.
+
+    >>> imaging_from_acquisition(Acquisition(instrument="Helios", pixel_size_um=0.3))
+    Imaging(instrument='Helios', octave=-2)
+    """
+    size = acquisition.pixel_size_um
+    return Imaging(instrument=acquisition.instrument, octave=math.floor(math.log2(size)) if size else None)
 
 
 def _refuse_measured_frames(chosen: Sequence[LabelledFrame], dataset: Dataset) -> None:

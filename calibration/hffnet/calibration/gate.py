@@ -1,11 +1,14 @@
 """The gate: int8 is kept only as far as its measured loss on held-out frames stays within the budget.
 
-All of the placement is tried first. Where it costs too much, groups are ranked by what each costs alone and the worst
-are restored to float: one, two, four, ... until the budget holds, then the smallest number that holds is searched
-between the last two. Every graph that was measured is a point of the Pareto curve.
+All of the placement is tried first. Where it costs too much, groups are ranked by what each costs alone (on a part of
+the frames, with a bounded number of graphs) and the worst are restored to float: one, two, four, ... until the budget
+holds, then the smallest number that holds is searched between the last two. Every graph that was measured is a point of
+the Pareto curve. So the work is known beforehand: at most ``NUM_RANKING_RUNS`` graphs on the ranking frames, and about
+twice the logarithm of that on all of them.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -16,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.calibration.fidelity import Cost, HeldOut, Scored, cost_between, flips, scored, scored_from_logits
 from hffnet.calibration.placement import Placement
-from hffnet.calibration.sensitivity import Group, GroupCost, Quantizer, groups_from_placement, outputs_of, ranked_groups
+from hffnet.calibration.sensitivity import Group, GroupCost, Quantizer, outputs_of, ranked_groups
 from hffnet.runtime.errors import ConfigError, GateError
 from hffnet.runtime.graph import facts_from_onnx
 
@@ -40,7 +43,7 @@ class Budget:
 
     max_drop: float = 0.5
     min_quantized_share: float = 0.5
-    num_ranking_frames: int = 64
+    num_ranking_frames: int = 32
     always_rank: bool = False
 
     def __post_init__(self) -> None:
@@ -119,6 +122,7 @@ def placement_within_budget(
     held_out: HeldOut,
     budget: Budget,
     *,
+    ranked_by: Quantizer | None = None,
     say: Say = lambda _: None,
 ) -> Passed:
     """The largest measured part of ``placement`` that keeps within the budget.
@@ -129,12 +133,14 @@ def placement_within_budget(
         reference: the float graph on ``held_out``.
         held_out: labelled frames that neither trained nor calibrated.
         budget: see ``Budget``.
+        ranked_by: makes the graphs that groups are ranked on, where those of ``quantizer`` are slow to run here, as
+            half-precision ones are on a CPU; the budget is always checked on ``quantizer``'s own.
         say: called with a sentence when a step begins.
 
     Raises:
         GateError: no measured part is within the budget and above the least share.
     """
-    search = _Search(quantizer, placement, reference, held_out, budget, say)
+    search = _Search(quantizer, ranked_by or quantizer, placement, reference, held_out, budget, say)
     best = search.smallest()
     if best is None:
         raise GateError(search.refusal())
@@ -146,6 +152,7 @@ class _Search:
     """The points measured so far, by number of groups restored."""
 
     quantizer: Quantizer
+    ranked_by: Quantizer
     placement: Placement
     reference: Scored
     held_out: HeldOut
@@ -157,11 +164,11 @@ class _Search:
 
     def smallest(self) -> int | None:
         """Fewest groups restored that hold; None where no number does."""
-        num_groups = len(groups_from_placement(self.placement))
         held = self._holds(0)
         if held and not self.budget.always_rank:
             return 0
         self._rank()
+        num_groups = len(self.ranked)
         failed, passed, number = (-1 if held else 0), (0 if held else None), 1
         while number < num_groups:
             if self._share_too_small(number):
@@ -233,8 +240,8 @@ class _Search:
             within_budget=enough and self.budget.allows(cost),
         )
         logger.info(
-            "int8 with %d groups float: HF1 -%.2f points, share %s, divergence %.2e",
-            number, cost.hf1_drop, "unknown" if share is None else f"{share:.1%}", cost.divergence,
+            "int8 with %d groups float: HF1 -%.2f points, share %s, logit error %.2e",
+            number, cost.hf1_drop, "unknown" if share is None else f"{share:.1%}", cost.logit_error,
         )  # fmt: skip
 
     def _share_too_small(self, number: int) -> bool:
@@ -262,7 +269,10 @@ class _Search:
         )
         reference = scored_from_logits(self.reference.logits[chosen], part)
 
-        def progress(done: int, of: int) -> None:
-            self.say(f"ranking groups by what int8 costs them: {done} of {of}")
+        began = time.monotonic()
 
-        self.ranked = ranked_groups(self.quantizer, self.placement, reference, part, progress=progress)
+        def progress(done: int, of: int) -> None:
+            left = (time.monotonic() - began) / done * (of - done)
+            self.say(f"ranking groups by what int8 costs them: {done} of at most {of}, about {left:.0f} s left")
+
+        self.ranked = ranked_groups(self.ranked_by, self.placement, reference, part, progress=progress)

@@ -27,7 +27,7 @@ from hffnet.calibration.observers import (
     MeanSquaredError,
     Observer,
     Percentile,
-    squared_errors,
+    errors_of_ranges,
 )
 from hffnet.calibration.report import CalibrationReport
 from hffnet.calibration.smoothing import smoothed_from_onnx
@@ -124,7 +124,7 @@ def _tensor_row(name: str, limit: float, histogram: Histogram, num_levels: int) 
     middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
     counts = histogram.counts.astype(np.float64)
     power = float(counts @ middles**2)
-    noise = float(squared_errors(histogram, np.array([limit]), num_levels)[0])
+    noise = float(errors_of_ranges(histogram, np.array([limit]), num_levels)[0])
     # Up to amax, which lies in the upper half of the histogram; on a log scale, or only the first bar would show.
     used = max(math.ceil(histogram.amax / histogram.limit * len(counts)), 1)
     merged = np.array([part.sum() for part in np.array_split(counts[:used], _NUM_BARS)])
@@ -165,12 +165,12 @@ def _decibel(power: float, noise: float) -> float | None:
 
 
 def _bars(gate: GateReport) -> list[tuple[str, float, float]]:
-    """Name, divergence, and width 0..1 of each group on a log scale over four decades."""
-    worst = max((cost.cost.divergence for cost in gate.sensitivity), default=0.0)
+    """Name, error of the logits, and width 0..1 of each group on a log scale over three decades."""
+    worst = max((cost.cost.logit_error for cost in gate.sensitivity), default=0.0)
     found = []
     for entry in gate.sensitivity:
-        value = entry.cost.divergence
-        width = max(0.01, 1 + math.log10(value / worst) / 4) if value > 0 and worst > 0 else 0.0
+        value = entry.cost.logit_error
+        width = max(0.01, 1 + math.log10(value / worst) / 3) if value > 0 and worst > 0 else 0.0
         found.append((entry.name, value, width))
     return found
 

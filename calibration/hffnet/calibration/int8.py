@@ -8,7 +8,7 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,15 @@ from onnx import ModelProto
 from hffnet.calibration.bias import WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
-from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS, Observer, ObserverName, observer_from_name
-from hffnet.calibration.placement import Mode, Placement, placement_from_onnx
+from hffnet.calibration.observers import (
+    NUM_LEVELS,
+    NUM_UNSIGNED_LEVELS,
+    MinMax,
+    Observer,
+    ObserverName,
+    observer_from_name,
+)
+from hffnet.calibration.placement import Mode, Placement, WeightedPoint, placement_from_onnx, reads_picture
 from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
 from hffnet.calibration.report import CalibrationReport, Method, SmoothedNorm, tool_versions
 from hffnet.calibration.smoothing import (
@@ -34,7 +41,8 @@ from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
 
 logger = logging.getLogger(__name__)
 
-_NUM_SMOOTHING_FRAMES = 32  # of 49 positions each: enough for the ratios of a LayerNorm's channels
+_FEWEST_BRIEF, _MOST_BRIEF = 16, 32
+_BRIEF_SHARE = 16  # one frame in so many: the pass over all frames may not cost much more than inference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +57,7 @@ class CalibrationOptions:
         batch: frames per run of the graph.
     """
 
-    observer: ObserverName = "entropy"
+    observer: ObserverName = "cubed-error"
     percentile: float = 99.99
     mode: Mode = "cnn+linear"
     include: tuple[str, ...] = ()
@@ -192,25 +200,32 @@ def calibration_from_frames(
     """
     check_pixels(frames_NHW)
     used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
-    placement, levels, norms = _planned(float_model, options, activations, placement)
+    placement, levels, norms, pictures = _planned(float_model, options, activations, placement)
     began = time.monotonic()
-    smoothing = _smoothing(float_model, frames_NHW, placement, norms) if options.smoothing and norms else {}
     observers: dict[str, Observer] = {
         name: observer_from_name(options.observer, percentile=options.percentile) for name in placement.tensors
     }
+    norms = norms if options.smoothing else ()
+    brief, moments = _seen_briefly(float_model, frames_NHW, placement, observers, norms)
+    smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
     if options.bias_correction:
-        observers = {name: WithMean(observer) for name, observer in observers.items()}
+        observers |= {p.activation: WithMean(observers[p.activation]) for p in _once(placement.weighted)}
+    # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
+    watched = {name: MinMax() for name in pictures if name not in observers}
     with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
         path = _smoothed(float_model, smoothing, Path(folder))
+        for_all = {name: observer for name, observer in observers.items() if name not in brief}
         ranges = ranges_from_frames(
             path,
             frames_NHW,
-            observers,
+            {**watched, **for_all},
             batch=options.batch,
             num_levels=levels,
             progress=progress,
             resume=Resume(path=keep, identity=_identity(path, used, options, observers)) if keep else None,
         )
+        ranges |= brief
+        ranges = {name: ranges[name] for name in placement.tensors}
         means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
         shifts = shifts_from_means(model_from_path(path), means, placement) if means else {}
     seconds = time.monotonic() - began
@@ -241,12 +256,21 @@ def _identity(
 
 def _planned(
     path: Path, options: CalibrationOptions, activations: ActivationType, placement: Placement | None
-) -> tuple[Placement, dict[str, int], tuple[str, ...]]:
+) -> tuple[Placement, dict[str, int], tuple[str, ...], tuple[str, ...]]:
     """Only names leave this function, so the weights are freed before the frames run."""
     model = model_from_path(path)
     if placement is None:
         placement = placement_from_onnx(model, options.mode, include=options.include, exclude=options.exclude)
-    return placement, _levels(model, activations), tuple(smoothable(GraphIndex(model), placement))
+    if activations == "int8":
+        placement = placement.for_tensorrt()  # ranges of what only CPU engines want would be measured for nothing
+    index = GraphIndex(model)
+    pictures = tuple(node.input[0] for node in index.nodes if reads_picture(node, index))
+    return placement, _levels(model, activations), tuple(smoothable(index, placement)), pictures
+
+
+def _once(points: Sequence[WeightedPoint]) -> Collection[WeightedPoint]:
+    """One point for each activation."""
+    return {point.activation: point for point in points}.values()
 
 
 def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, int]:
@@ -255,13 +279,25 @@ def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, 
     return dict.fromkeys(nonnegative_tensors(GraphIndex(model)), NUM_UNSIGNED_LEVELS)
 
 
-def _smoothing(
-    path: Path, frames_NHW: npt.NDArray[np.uint8], placement: Placement, norms: Sequence[str]
-) -> dict[str, Smoothing]:
+def _seen_briefly(
+    path: Path,
+    frames_NHW: npt.NDArray[np.uint8],
+    placement: Placement,
+    observers: Mapping[str, Observer],
+    norms: Sequence[str],
+) -> tuple[dict[str, float], dict[str, ChannelMoments]]:
+    """What a part of the frames tells: the channels of LayerNorms, and ranges of what only CPU engines want.
+
+    Those are outputs of convolutions that onnxruntime fuses with sum and ReLU where nobody looks at them: looking at
+    all frames would cost a third of the whole pass. Frames come spread over the classes, so the first of them show all.
+    """
     moments = {name: ChannelMoments() for name in norms}
-    # Frames come spread over the classes, so the first of them show all.
-    ranges_from_frames(path, frames_NHW[:_NUM_SMOOTHING_FRAMES], moments)
-    return smoothing_from_moments(model_from_path(path), moments, placement)
+    sums = {point.activation: observers[point.activation] for point in placement.cpu_sums}
+    if not moments and not sums:
+        return {}, {}
+    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF))
+    ranges = ranges_from_frames(path, frames_NHW[:num], {**moments, **sums})
+    return {name: ranges[name] for name in sums}, moments
 
 
 def _smoothed(path: Path, smoothing: Mapping[str, Smoothing], folder: Path) -> Path:

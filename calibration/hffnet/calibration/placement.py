@@ -4,9 +4,14 @@ The rules are TensorRT's for explicit quantization, which the CPU engines accept
 
 - Conv, and Gemm or MatMul with a constant weight: activation per tensor, weight per output channel, bias float. Outputs
   are not quantized: the next node's input does it.
-- residual Add of a CNN: the identity input only, so that conv + add + ReLU fuse into one int8 kernel.
+- residual Add of a CNN: the identity input only, so that conv + add + ReLU fuse into one int8 kernel. Where a stage
+  downsamples, both inputs come from convolutions and none is quantized: those signed sums have outliers and cost more
+  accuracy than all others together.
+- in graphs for CPU engines the other inputs of those Adds too: ONNX Runtime computes a convolution in integers only if
+  its output is quantized, OpenVINO fuses it at no cost.
 - one scale per tensor, shared by everyone who reads it; nothing around ReLU.
-- float stay: attention (both inputs are activations), Softmax, LayerNormalization, GELU, the transformer's residual
+- the convolution that reads the picture stays float: a hundredth of the work, and a third of the weights' noise.
+- float stay too: attention (both inputs are activations), Softmax, LayerNormalization, GELU, the transformer's residual
   Adds (their outliers took a ViT-B from 85 % to 5 % top-1 when quantized) and the head.
 """
 
@@ -23,6 +28,8 @@ from hffnet.runtime.errors import ConfigError, GraphError
 Mode = Literal["cnn", "cnn+linear"]
 
 _ACTIVATION_OPS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", "Elu", "Selu"})
+_WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MOST_PICTURE_CHANNELS = 4
 _TRANSFORMER_OPS = frozenset({"LayerNormalization", "MatMul", "Gemm", "Softmax", "Gelu", "ReduceMean"})
 
 
@@ -45,7 +52,7 @@ class WeightedPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidualPoint:
-    """A CNN's residual Add, quantized at its identity input."""
+    """A CNN's residual Add, quantized at one of its inputs."""
 
     node: str
     output: str
@@ -65,19 +72,29 @@ class FloatPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Every quantized place of one graph."""
+    """Every quantized place of one graph.
+
+    Attributes:
+        residuals: identity inputs of sums; cpu_sums: further inputs of sums, in graphs for CPU engines only.
+    """
 
     mode: Mode
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     weighted: tuple[WeightedPoint, ...]
     residuals: tuple[ResidualPoint, ...]
+    cpu_sums: tuple[ResidualPoint, ...] = ()
     left_float: tuple[FloatPoint, ...]
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """Activations that need a range, each once, in the order of the graph."""
-        return tuple(dict.fromkeys([p.activation for p in self.weighted] + [p.activation for p in self.residuals]))
+        points: tuple[WeightedPoint | ResidualPoint, ...] = (*self.weighted, *self.residuals, *self.cpu_sums)
+        return tuple(dict.fromkeys(point.activation for point in points))
+
+    def for_tensorrt(self) -> "Placement":
+        """The same without what only CPU engines want."""
+        return replace(self, cpu_sums=())
 
     def without(self, outputs: Collection[str], reason: str) -> "Placement":
         """The same with the nodes that make ``outputs`` left float."""
@@ -87,6 +104,7 @@ class Placement:
             self,
             weighted=tuple(p for p in self.weighted if p.output not in outputs),
             residuals=tuple(p for p in self.residuals if p.output not in outputs),
+            cpu_sums=tuple(p for p in self.cpu_sums if p.output not in outputs),
             left_float=(*self.left_float, *floats),
         )
 
@@ -116,7 +134,7 @@ def placement_from_onnx(
     heads = _heads(index)
     points: list[WeightedPoint] = []
     floats: list[FloatPoint] = []
-    for node in (n for n in index.nodes if n.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}):
+    for node in (n for n in index.nodes if n.op_type in _WEIGHTED_OPS):
         reason = _reason_to_stay_float(node, index, mode, heads, include, exclude)
         if reason:
             floats.append(FloatPoint(node=node_name(node), op_type=node.op_type, output=node.output[0], reason=reason))
@@ -125,12 +143,14 @@ def placement_from_onnx(
     if not points:
         reasons = ", ".join(sorted({p.reason for p in floats})) or "it has no Conv, Gemm or MatMul"
         raise GraphError(f"nothing in the graph would be quantized in mode {mode!r} ({reasons}); expected at least one")
+    residuals, cpu_sums = _sums(index, {p.output for p in points}, exclude)
     return Placement(
         mode=mode,
         include=tuple(include),
         exclude=tuple(exclude),
         weighted=tuple(points),
-        residuals=tuple(_residuals(index, {p.output for p in points}, exclude)),
+        residuals=residuals,
+        cpu_sums=cpu_sums,
         left_float=tuple(floats),
     )
 
@@ -182,7 +202,25 @@ def _reason_to_stay_float(
         return "head"
     if mode == "cnn" and node.op_type != "Conv":
         return "mode cnn"
-    return None
+    return "reads the picture" if reads_picture(node, index) else None
+
+
+def reads_picture(node: NodeProto, index: GraphIndex) -> bool:
+    """Whether this is a convolution right behind the graph's input: few channels, and no other weighted node before."""
+    if node.op_type != "Conv" or not _weight_input_is_constant(node, index):
+        return False
+    if index.constants[node.input[1]].dims[1] > _MOST_PICTURE_CHANNELS or attribute(node, "group", 1) > 1:
+        return False
+    names, seen = [node.input[0]], set[str]()
+    while names:
+        producer = index.producers.get(names.pop())
+        if producer is None or producer.output[0] in seen:
+            continue
+        if producer.op_type in _WEIGHTED_OPS:
+            return False
+        seen.add(producer.output[0])
+        names += producer.input
+    return True
 
 
 def _obstacle(node: NodeProto, index: GraphIndex) -> str | None:
@@ -218,26 +256,25 @@ def _weighted_point(node: NodeProto) -> WeightedPoint:
     )
 
 
-def _residuals(index: GraphIndex, quantized: set[str], exclude: Sequence[str]) -> list[ResidualPoint]:
-    depths = _depths(index)
-    points = []
+def _sums(
+    index: GraphIndex, quantized: set[str], exclude: Sequence[str]
+) -> tuple[tuple[ResidualPoint, ...], tuple[ResidualPoint, ...]]:
+    """Inputs of a CNN's residual sums: the identities, and what CPU engines want beside them."""
+    identities, further = list[ResidualPoint](), list[ResidualPoint]()
     for node in (n for n in index.nodes if n.op_type == "Add" and not _matches(n, exclude)):
         if any(index.is_constant(name) for name in node.input) or _feeds_transformer(node, index):
             continue
         branches = [i for i in (0, 1) if _is_fusable_conv(node.input[i], index, quantized)]
-        if not branches:
-            continue
-        # Two convolutions meet where a stage downsamples: the deeper branch is the one TensorRT fuses the Add into.
-        branch = max(branches, key=lambda i: (depths[node.input[i]], -i))
-        points.append(
-            ResidualPoint(
-                node=node_name(node),
-                output=node.output[0],
-                activation=node.input[1 - branch],
-                input_index=1 - branch,
-            )
-        )
-    return points
+        further += [_input_of(node, i) for i in branches]
+        if len(branches) == 1:
+            identities.append(_input_of(node, 1 - branches[0]))
+    return tuple(identities), tuple(further)
+
+
+def _input_of(node: NodeProto, position: int) -> ResidualPoint:
+    return ResidualPoint(
+        node=node_name(node), output=node.output[0], activation=node.input[position], input_index=position
+    )
 
 
 def _is_fusable_conv(tensor: str, index: GraphIndex, quantized: set[str]) -> bool:
@@ -252,12 +289,3 @@ def _feeds_transformer(node: NodeProto, index: GraphIndex) -> bool:
     convs_of_transformer = any(r.op_type in _TRANSFORMER_OPS for r in readers)
     # After an activation function a CNN may well pool (ReduceMean) or end in its classifier (Gemm).
     return convs_of_transformer or any(r.op_type == "LayerNormalization" for r in after)
-
-
-def _depths(index: GraphIndex) -> dict[str, int]:
-    """Convolutions on the longest way from the input to each tensor."""
-    depths: dict[str, int] = {}
-    for node in index.nodes:
-        depth = max((depths.get(name, 0) for name in node.input), default=0) + (node.op_type == "Conv")
-        depths.update(dict.fromkeys(node.output, depth))
-    return {**dict.fromkeys([name for node in index.nodes for name in node.input], 0), **depths}

@@ -91,7 +91,8 @@ def qdq_from_onnx(
         model: float32 or float16 graph; not changed.
         ranges: magnitude that becomes +-127, for each of ``placement.tensors``.
         placement: made from ``model``, or from a graph with the same tensor names.
-        activations: ``int8`` for every engine; ``uint8`` for CPU engines only, see above. There the range becomes 255.
+        activations: ``int8`` for every engine; ``uint8`` for CPU engines only, see above. There the range becomes 255,
+            and the placement's ``cpu_sums`` are quantized too.
         shifts: to be added to the bias of a product, by its output (see ``bias``).
 
     Raises:
@@ -99,6 +100,8 @@ def qdq_from_onnx(
             float type, or a range is missing, zero, negative or not finite.
     """
     check_float_graph(model)
+    if activations == "int8":
+        placement = placement.for_tensorrt()
     index = GraphIndex(model)
     _check_points(index, placement)
     _check_ranges(ranges, placement)
@@ -112,7 +115,8 @@ def qdq_from_onnx(
         dtype = dtypes.get(tensor, default)
         rewrite.after[tensor], output = _activation_nodes(tensor, ranges[tensor], dtype, tensor in unsigned, rewrite)
         rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
-        rewrite.inputs |= {(p.output, p.input_index): output for p in placement.residuals if p.activation == tensor}
+        sums = (*placement.residuals, *placement.cpu_sums)
+        rewrite.inputs |= {(p.output, p.input_index): output for p in sums if p.activation == tensor}
     return _rewritten(model, index, rewrite)
 
 

@@ -89,6 +89,8 @@ def ranges_from_frames(
             if resume and count - saved >= resume.every:
                 save_progress(resume.path, resume.identity, count, observers)
                 saved = count
+    if resume and count > saved:
+        save_progress(resume.path, resume.identity, count, observers)  # what follows may be interrupted too
     if not count:
         raise DatasetError("no calibration frame was given; expected at least one, better 500")
     return {name: observer.range(num_levels.get(name, NUM_LEVELS)) for name, observer in observers.items()}

@@ -18,7 +18,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
-from hffnet.calibration.frames import CalibrationFrames, choose_frames, load_frames, pixel_size_from_file
+from hffnet.calibration.frames import (
+    CalibrationFrames,
+    check_magnification,
+    choose_frames,
+    imaging_from_file,
+    load_frames,
+)
 from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
@@ -36,7 +42,7 @@ from hffnet.export.trust import TRUST, card_section, trust_from_logits, with_tar
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
 from hffnet.runtime.durable import whole_file
-from hffnet.runtime.errors import GateError
+from hffnet.runtime.errors import GateError, HffnetError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
@@ -109,8 +115,16 @@ def bundle_from_checkpoint(
         say("choosing the confidence to hold back at")
         checkpoint = with_target(checkpoint, data, roles.held_out, options.target_accuracy)
     measured = load_frames(roles.held_out.frames, roles.held_out, checkpoint.config.preprocess)
-    with tempfile.TemporaryDirectory(prefix=".hffnet-export-", dir=out.parent) as folder:
-        return _Exporter(checkpoint, roles, measured, options, Path(folder), say).write(out)
+    # An export interrupted while calibrating goes on from this file; every other end removes it.
+    keep = out.with_suffix(".calibration.part.npz")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".hffnet-export-", dir=out.parent) as folder:
+            bundle = _Exporter(checkpoint, roles, measured, options, Path(folder), keep, say).write(out)
+    except HffnetError:
+        keep.unlink(missing_ok=True)
+        raise
+    keep.unlink(missing_ok=True)
+    return bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +145,13 @@ class _Exporter:
         measured: CalibrationFrames,
         options: ExportOptions,
         folder: Path,
+        keep: Path,
         say: Say,
     ) -> None:
         self._checkpoint = checkpoint
         self._roles = roles
         self._frames_NHW = measured.pixels
+        self._measured_sizes_um = measured.pixel_sizes_um
         self._held_out = HeldOut(
             frames=measured.pixels,
             truths=[frame.classes for frame in roles.held_out.frames],
@@ -146,6 +162,7 @@ class _Exporter:
         self._page = ""
         self._options = options
         self._folder = folder
+        self._calibrated_so_far = keep
         self._say = say
         self._members: dict[str, bytes | Path] = {}
         self._graphs: list[Graph] = []
@@ -200,10 +217,11 @@ class _Exporter:
             self._roles.calibration,
             options.num_frames,
             seed=options.calibration.seed or 0,
-            pixel_size_um=pixel_size_from_file,
+            imaging=imaging_from_file,
         )
         self._say(f"reading {len(chosen)} train frames")
         frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
+        check_magnification(frames.pixel_sizes_um, self._measured_sizes_um)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
         half = self._fp16(form, fp32, frames, vectors) if options.fp16 else None
         del form
@@ -240,14 +258,16 @@ class _Exporter:
             options=self._options.calibration,
             origins=frames.origins,
             activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT takes int8 only
+            keep=self._calibrated_so_far,
         )
         passed = self._gated("cpu", calibration.quantized, calibration.placement, vectors)
         self._keep("int8", passed.score)
         report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
         if half is not None:
-            # Groups are ranked once: what int8 costs a group is nearly the same in both graphs.
             quantizer = partial(calibration.quantized, float_model=half, activations="int8")
-            other = self._gated("tensorrt", quantizer, passed.placement, vectors)
+            # A half-precision graph is slow on a CPU, and what int8 costs a group is nearly the same in float32.
+            ranked_by = partial(calibration.quantized, activations="int8")
+            other = self._gated("tensorrt", quantizer, passed.placement.for_tensorrt(), vectors, ranked_by)
             report = report.model_copy(update={"gate_tensorrt": other.report})
         self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
         if self._options.report:
@@ -265,9 +285,22 @@ class _Exporter:
             for k in passed.report.flips
         ]
 
-    def _gated(self, family: Family, quantizer: Quantizer, placement: Placement, vectors: _Vectors) -> Passed:
+    def _gated(
+        self,
+        family: Family,
+        quantizer: Quantizer,
+        placement: Placement,
+        vectors: _Vectors,
+        ranked_by: Quantizer | None = None,
+    ) -> Passed:
         passed = placement_within_budget(
-            quantizer, placement, self._reference, self._held_out, self._options.budget, say=self._say
+            quantizer,
+            placement,
+            self._reference,
+            self._held_out,
+            self._options.budget,
+            ranked_by=ranked_by,
+            say=lambda step: self._say(f"int8 for {family}: {step}"),
         )
         path = self._folder / f"int8-{family}.onnx"
         path.write_bytes(quantizer(passed.placement).SerializeToString())

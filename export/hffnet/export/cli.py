@@ -48,8 +48,9 @@ def export(
     ] = False,
     num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Calibration frames.")] = 512,
     observer: Annotated[
-        Literal["minmax", "moving-average", "percentile", "entropy", "mse"], typer.Option(help="How ranges are chosen.")
-    ] = "entropy",
+        Literal["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"],
+        typer.Option(help="How ranges are chosen."),
+    ] = "cubed-error",
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
