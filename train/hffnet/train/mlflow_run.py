@@ -8,15 +8,17 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from typing import TYPE_CHECKING
 
 from hffnet.runtime.dataset import dataset_sha256
 from hffnet.runtime.durable import whole_file
 from hffnet.train.checkpoint import EpochRecord
 from hffnet.train.plan import Plan
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "hffnet"
 """Name of the experiment where ``MLFLOW_EXPERIMENT_NAME`` does not say another."""
@@ -33,10 +35,10 @@ class MlflowRun:
     has to do again was not sent before.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.run_id = run_id
         self._client = client
-        self._held: list[Metric] = []
+        self._held: list["Metric"] = []
         self._is_reachable = True
 
     def step(self, number: int, loss: float, rate: float) -> None:
@@ -50,6 +52,8 @@ class MlflowRun:
 
     def close(self, *, is_finished: bool) -> None:
         """See `Curves`; a run that is not finished is left open, and gone on with by ``--resume``."""
+        from mlflow.exceptions import MlflowException
+
         self._send()
         if is_finished and self._is_reachable:
             try:
@@ -58,10 +62,14 @@ class MlflowRun:
                 self._give_up(error)
 
     def _hold(self, values: Mapping[str, float], number: int) -> None:
+        from mlflow.entities import Metric
+
         now_ms = time.time_ns() // 1_000_000
         self._held += [Metric(name, value, now_ms, number) for name, value in values.items()]
 
     def _send(self) -> None:
+        from mlflow.exceptions import MlflowException
+
         held, self._held = self._held, []
         for start in range(0, len(held), _MOST_METRICS):
             if not self._is_reachable:
@@ -71,13 +79,17 @@ class MlflowRun:
             except MlflowException as error:
                 self._give_up(error)
 
-    def _give_up(self, error: MlflowException) -> None:
+    def _give_up(self, error: "MlflowException") -> None:
         self._is_reachable = False
         _log.warning("MLflow does not answer (%s); the training goes on, its curves are in TensorBoard's files", error)
 
 
 def open_mlflow_run(plan: Plan, work: Path) -> MlflowRun | None:
     """Begin a run, or go on with the one of an unfinished training; None, with a warning, where that fails."""
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
     file = work / _RUN_FILE
     # MLflow's own seven attempts with growing pauses hold a training up for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

@@ -66,6 +66,10 @@ class OnnxRuntimeEngine:
         kept = sealed_folder(cache, f"onnxruntime-{name}") if cache and self._one_at_a_time else nullcontext(None)
         with kept as folder:
             options = _session_options(threads, pin=pin)
+            if provider != CPU:
+                # A GPU's quantized graphs are half precision, whose float16 biases version 1.32 would quantize too, with
+                # a scale float16 cannot hold. Providers that build engines read the points themselves.
+                options.add_session_config_entry("session.disable_quant_qdq", "1")
             providers = options_with_provider(provider, options, frame_size, folder)
             try:
                 session = onnxruntime.InferenceSession(graph, options, providers=providers or None)
