@@ -38,7 +38,7 @@ class MlflowRun:
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.run_id = run_id
         self._client = client
-        self._held: list["Metric"] = []
+        self._held: list[Metric] = []
         self._is_reachable = True
 
     def step(self, number: int, loss: float, rate: float) -> None:
