@@ -67,8 +67,8 @@ class OnnxRuntimeEngine:
         with kept as folder:
             options = _session_options(threads, pin=pin)
             if provider != CPU:
-                # A GPU's quantized graphs are half precision. Version 1.32 would quantize their float16 biases too, with a
-                # scale that float16 cannot hold. Providers that build engines read the points themselves.
+                # A GPU's quantized graphs are half precision: 1.32 would quantize their float16 biases too, with scales
+                # that float16 cannot hold. Providers that build engines read the points themselves.
                 options.add_session_config_entry("session.disable_quant_qdq", "1")
             providers = options_with_provider(provider, options, frame_size, folder)
             try:
