@@ -152,7 +152,7 @@ def test_half_precision_and_int8_for_tensorrt_stand_beside_the_cpu_graphs(
         "graphs/int8-tensorrt.onnx": "int8",
     }
     assert document["graphs"]["graphs/fp16-tensorrt.onnx"]["macs"].keys() == {"float16"}
-    assert document["graphs"]["graphs/int8-tensorrt.onnx"]["quantized_share"] > 0.9
+    assert document["graphs"]["graphs/int8-tensorrt.onnx"]["quantized_share"] > 0.85  # some convolutions stay float
     assert set(document["manifest"]["metrics"]) == {"fp32", "fp16", "int8"}
 
 
