@@ -31,9 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> "Iterator[Browser]":
-    """Debian's chromium; Playwright's own browsers are a download that laboratories and CI do without."""
+    """Debian's chromium; Playwright's own browsers are a download that laboratories and CI do without.
+
+    Not for the session: Playwright's event loop would still run under tests elsewhere that need one of their own.
+    """
     pytest.importorskip("playwright", reason="no playwright: pip install 'hffnet[dev]'")
     pytest.importorskip("fastapi", reason="no fastapi: pip install 'hffnet[dashboard]'")
     chromium = chromium_path()

@@ -63,8 +63,8 @@ def screen(tmp_path: Path) -> Iterator[Path]:
         [*command, "-nolisten", "tcp"], pass_fds=[writing], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     os.close(writing)
-    display = os.read(reading, 16).decode().strip()
-    os.close(reading)
+    with os.fdopen(reading, encoding="ascii") as told:
+        display = told.readline().strip()  # the whole line: a server that cannot write its end gives up
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISPLAY", f":{display}")
         yield tmp_path / "Xvfb_screen0"

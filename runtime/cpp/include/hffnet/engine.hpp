@@ -66,7 +66,7 @@ struct EngineIdentity {
 
 // Takes one sentence that a person should see though the work goes on: an engine that was passed over, one that is being
 // built, a cache that cannot be used.
-using Notice = std::function<void(const std::string&)>;
+using OnNotice = std::function<void(const std::string&)>;
 
 // Writes to standard error, "hffnet: " before the sentence.
 HFFNET_API void notice_to_stderr(const std::string& sentence);
@@ -76,7 +76,7 @@ struct EngineOptions {
   std::string precision =
       "auto";       // fp32, fp16, int8; auto takes int8 on a CPU and fp16 on a GPU where the bundle has it
   int threads = 0;  // of a CPU engine; 0: the library decides
-  Notice notice = notice_to_stderr;
+  OnNotice notice = notice_to_stderr;
 };
 
 // An engine that passed its self-test, with its identity.

@@ -50,7 +50,7 @@ class EngineCache {
  public:
   static constexpr std::uint64_t kMaxBytes = std::uint64_t{8} << 30U;
 
-  EngineCache(std::filesystem::path folder, Notice notice, std::uint64_t max_bytes = kMaxBytes)
+  EngineCache(std::filesystem::path folder, OnNotice notice, std::uint64_t max_bytes = kMaxBytes)
       : folder_(std::move(folder)), notice_(std::move(notice)), max_bytes_(max_bytes) {}
 
   // The stored engine, or a new one that is stored; `build`'s failure where that fails.
@@ -74,7 +74,7 @@ class EngineCache {
   void evict(const std::filesystem::path& keep);
 
   std::filesystem::path folder_;
-  Notice notice_;
+  OnNotice notice_;
   std::uint64_t max_bytes_;
 };
 

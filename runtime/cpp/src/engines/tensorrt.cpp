@@ -67,7 +67,7 @@ class TensorRtEngine final : public Engine {
   std::string device() const override { return memory_->gpu().name; }
   std::string arithmetic() const override { return precision_ == "fp32" ? "f32" : "f16"; }
 
-  Status load(const Bytes& serialized, const Notice& notice) {
+  Status load(const Bytes& serialized, const OnNotice& notice) {
     runtime_.reset(static_cast<nvinfer1::IRuntime*>(library_.new_runtime(&log_)));
     if (runtime_ == nullptr) return refused("start");
     engine_.reset(runtime_->deserializeCudaEngine(serialized.data(), serialized.size()));
@@ -138,7 +138,7 @@ class TensorRtEngine final : public Engine {
     return Done{};
   }
 
-  Status warm_up(const Notice& notice) {
+  Status warm_up(const OnNotice& notice) {
     std::size_t number = 0;
     for (std::uint8_t& level : tensors_[kFrames].buffer.bytes()) {  // any picture with structure
       level = static_cast<std::uint8_t>(number++ % 251);
@@ -207,7 +207,7 @@ class TensorRtEngine final : public Engine {
 
 // From the cache, or built and stored there.
 Result<Bytes> engine_bytes(NvInferLibrary& library, DeviceMemory& memory, const BuildRequest& graph,
-                           const Notice& notice) {
+                           const OnNotice& notice) {
   const Gpu& gpu = memory.gpu();
   const EngineKey key{graph.onnx_sha256, "tensorrt", library.version().text(), gpu.name + " " + gpu.architecture()};
   EngineCache cache(cache_folder(), notice);
@@ -228,7 +228,7 @@ Result<Bytes> engine_bytes(NvInferLibrary& library, DeviceMemory& memory, const 
 }  // namespace
 
 Result<std::unique_ptr<Engine>> open_tensorrt(const std::vector<std::uint8_t>& graph, const std::string& graph_sha256,
-                                              const std::string& precision, const Notice& notice) {
+                                              const std::string& precision, const OnNotice& notice) {
   ATTEMPT(Driver driver, open_driver());
   ATTEMPT(NvInferLibrary library, NvInferLibrary::open(kHeaders));
   ATTEMPT(std::unique_ptr<DeviceMemory> memory, DeviceMemory::open(std::move(driver)));

@@ -65,7 +65,7 @@ double seconds_since(Clock::time_point start) {
 // Says each tenth of a build.
 class Monitor final : public nvinfer1::IProgressMonitor {
  public:
-  explicit Monitor(const Notice& notice) : notice_(notice) {}
+  explicit Monitor(const OnNotice& notice) : notice_(notice) {}
 
   void phaseStart(const char* phase, const char* parent, std::int32_t num_steps) noexcept override {
     shielded([&] { progress_.start(phase, parent == nullptr ? "" : parent, num_steps); });
@@ -94,7 +94,7 @@ class Monitor final : public nvinfer1::IProgressMonitor {
     }
   }
 
-  const Notice& notice_;
+  const OnNotice& notice_;
   BuildProgress progress_;
   int said_ = 0;
 };
@@ -261,7 +261,7 @@ std::unique_ptr<nvinfer1::ITimingCache> set_timing_cache(nvinfer1::IBuilderConfi
 }  // namespace
 
 Result<BuildAnswer> engine_from_onnx(NvInferLibrary& library, DeviceMemory& memory, const BuildRequest& request,
-                                     const Notice& notice) {
+                                     const OnNotice& notice) {
   const auto start = Clock::now();
   const std::string title = library.title();
   TensorRtLog log;

@@ -27,6 +27,6 @@ struct BuildAnswer {
 // Static batch 1, workspace half of the GPU's free memory. Error::kEngine: the library refuses the graph, naming the
 // node where there is one, or memory ran out; kGraph: the graph's types are not `precision`; kMissing: no ONNX parser.
 Result<BuildAnswer> engine_from_onnx(NvInferLibrary& library, DeviceMemory& memory, const BuildRequest& request,
-                                     const Notice& notice);
+                                     const OnNotice& notice);
 
 }  // namespace hffnet
