@@ -125,8 +125,8 @@ def small(num_classes: tuple[int, ...], model: ModelName = "HFFNet_2D") -> Recip
 
     The frozen trunk costs far more than what is trained, so its features of a few variants are computed once.
     AdamW, because the paper's SGD rate is made for 200 epochs and a transformer trained for 12 needs a rate per
-    parameter. Measured (docs/results/2026-11-23-ablation.md): HF1 99.8 ± 0.6 on X-SDD, 92.4 ± 4.0 on 295 SEM tiles, mean of
-    three seeds; about 9 minutes of one core for 952 train frames.
+    parameter. Measured (docs/results/2026-11-23-ablation.md), mean of three seeds: HF1 99.8 ± 0.6 on X-SDD, 92.4 ± 4.0
+    on 295 SEM tiles; about 9 minutes of one core for 952 train frames.
     """
     return Recipe(
         name="small",
