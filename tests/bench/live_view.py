@@ -55,13 +55,17 @@ class Committed:
     wall: dict[int, float] = field(default_factory=dict)
 
 
+PARTS = ("latency", "browser", "throughput", "classify")
+
+
 def main() -> None:
-    """Print all tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, help="a bundle of the nano model; default: one with random weights")
     parser.add_argument("--seconds", type=float, default=75.0, help="of each paced part; p99 needs 67")
     parser.add_argument("--rounds", type=int, default=7, help="of runs with and without the view")
     parser.add_argument("--frames", type=int, default=300, help="of each such run")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hffnet-bench-") as name:
         folder = Path(name)
@@ -70,10 +74,14 @@ def main() -> None:
         pictures = _pictures()
         with Classifier.open(bundle) as classifier:
             _print_conditions(classifier)
-            _measure_latency(folder, classifier, pictures, options.seconds)
-            _measure_browser(folder, classifier, pictures, options.seconds)
-            _measure_throughput(folder, classifier, pictures, options.rounds, options.frames)
-            _measure_classify(folder, classifier, pictures, round(options.seconds * 10))
+            if "latency" in options.parts:
+                _measure_latency(folder, classifier, pictures, options.seconds)
+            if "browser" in options.parts:
+                _measure_browser(folder, classifier, pictures, options.seconds)
+            if "throughput" in options.parts:
+                _measure_throughput(folder, classifier, pictures, options.rounds, options.frames)
+            if "classify" in options.parts:
+                _measure_classify(folder, classifier, pictures, round(options.seconds * 10))
 
 
 def _print_conditions(classifier: Classifier) -> None:
