@@ -87,6 +87,11 @@ class Stand:
             self._news.clear()
         return self.committed[name]
 
+    def heard_of(self, record: Record) -> None:
+        """Wait until the view has heard of a record; its picture and evidence came before."""
+        while self.client.get("/v1/state").json()["last_record_seq"] < record.seq:
+            Event().wait(0.02)
+
     def end(self) -> None:
         """End the run, as a signal would."""
         self._stop.set()

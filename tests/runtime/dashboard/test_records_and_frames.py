@@ -72,6 +72,7 @@ def test_a_frame_is_shown_as_it_was_analysed_in_8_bits(stand: Stand) -> None:
 
 def test_evidence_lies_where_the_maps_say(stand: Stand) -> None:
     record = stand.show("evidence.tif", 4)
+    stand.heard_of(record)
     prediction = stand.classifier.classify(stand.frames / "evidence.tif")
     assert prediction.evidence is not None
     taxonomy = stand.classifier.bundle.manifest.taxonomy
