@@ -109,7 +109,7 @@ class UltralyticsProcess:
     def __call__(self, turn: int, _num_frames: int) -> Mapping[str, float]:
         """See ``Work``."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{self._files[turn % len(self._files)]}\n")
+        self._process.stdin.write(f"{self._files[turn % len(self._files)].resolve()}\n")  # it works elsewhere
         self._process.stdin.flush()
         inference_ms, _ = map(float, self._answer().split())
         return {"inference": inference_ms}

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from hffnet.runtime.dataset import Dataset, open_dataset
@@ -48,14 +49,13 @@ class Row:
     waited_before_s: float = 0.0
 
     def steps(self, num: int, *, is_warm_up: bool = False) -> None:
-        """Take steps with a rate of zero's neighbourhood: speed does not depend on what is learnt."""
+        """Take steps of whole batches at a rate next to nothing: speed does not depend on what is learnt."""
         training, device = self.training, self.training.model.device
-        indices = torch.arange(len(training.labels["train"])).numpy()
-        size = training.plan.recipe.batch_size
+        num_frames, size = len(training.labels["train"]), training.plan.recipe.batch_size
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         for _ in range(num):
-            here, there = (indices[(self.done + k) * size % len(indices) :][:size] for k in (0, 1))
+            here, there = ((np.arange(size) + (self.done + k) * size) % num_frames for k in (0, 1))
             started = time.perf_counter()
             training.stepper.take(here, 0, self.done, 1e-6, there)
             if device.type == "cuda":
@@ -103,6 +103,8 @@ def main() -> None:
         _speed(dataset, options, device, Path(folder))
         if options.converge and device.type != "cuda":
             print("\nTraining the paper's network to convergence needs a CUDA GPU: not run here.")
+        elif options.converge and options.weights is None:
+            parser.error("--converge needs --weights: the trunk of small is frozen, and random without them")
         elif options.converge:
             _converge(dataset, options.weights, Path(folder))
 
@@ -115,7 +117,7 @@ def _dataset(data: Path | None, folder: Path, *, frames_per_class: int) -> Datas
 
 
 def _speed(dataset: Dataset, options: argparse.Namespace, device: torch.device, folder: Path) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # torch's own default for matmul
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 is meant by its name
     name = options.recipe or ("paper" if device.type == "cuda" else "nano")
     num_steps = options.steps or (200 if device.type == "cuda" else 4)
     recipe = recipe_by_name(name, dataset.taxonomy.num_classes).model_copy(update={"feature_views": 0})
@@ -144,15 +146,13 @@ def _speed(dataset: Dataset, options: argparse.Namespace, device: torch.device, 
 def _row(label: str, dataset: Dataset, recipe: Recipe, device: torch.device, folder: Path) -> Row:
     work = folder / label.replace(" ", "-").replace(",", "").replace(":", "")
     work.mkdir()
-    training = prepare(
-        Plan(dataset=dataset, recipe=recipe), work, device, 2, Silence(), folder / "cache", World()
-    )  # fmt: skip
+    training = prepare(Plan(dataset=dataset, recipe=recipe), work, device, 2, Silence(), folder / "cache", World())
     set_training(training.model, frozen_modules(training.model, recipe.freeze))
     return Row(label, training, [])
 
 
 def _converge(dataset: Dataset, weights: Path | None, folder: Path) -> None:
-    """`paper` with a longer schedule's arithmetic, `small`, and `small` taught by `paper`: three seeds each."""
+    """`paper` (in the fast arithmetic), `small`, and `small` taught by `paper`: three seeds each."""
     entries: dict[str, list[Checkpoint]] = {"paper": [], "small": [], "small distilled": []}
     num_classes = dataset.taxonomy.num_classes
     for seed in range(3):

@@ -141,7 +141,9 @@ def test_nvml_is_asked_for_what_it_knows() -> None:
     }
     library = SimpleNamespace(
         nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=lambda number: number, NVMLError=OSError,
-        NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0, nvmlClocksEventReasonSwThermalSlowdown=0x20, **answers,
+        NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0, nvmlClocksEventReasonSwThermalSlowdown=0x20,
+        nvmlClocksEventReasonHwThermalSlowdown=0x40, nvmlClocksEventReasonHwPowerBrakeSlowdown=0x80,
+        nvmlClocksEventReasonSwPowerCap=0x04, **answers,
     )  # fmt: skip
     nvml = Nvml(library)
     assert (nvml.look().mhz, nvml.look().is_held_back, nvml.joules()) == (1980.0, 1.0, 4.5)

@@ -9,9 +9,6 @@ import os
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 
-_HELD_BACK = ("SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwPowerCap")
-"""Reasons for lower clocks that are not the user's wish or an idle GPU."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuLook:
@@ -42,8 +39,13 @@ class Nvml:
             if by_uuid
             else library.nvmlDeviceGetHandleByIndex(int(chosen or 0))
         )
-        held_back = [getattr(library, f"nvmlClocksEventReason{name}", 0) for name in _HELD_BACK]
-        self._held_back = sum({*held_back} - {0})
+        # Reasons for lower clocks that are neither the user's wish nor an idle GPU.
+        self._held_back = (
+            library.nvmlClocksEventReasonSwThermalSlowdown
+            | library.nvmlClocksEventReasonHwThermalSlowdown
+            | library.nvmlClocksEventReasonHwPowerBrakeSlowdown
+            | library.nvmlClocksEventReasonSwPowerCap
+        )
 
     def look(self) -> GpuLook:
         """Clock of the multiprocessors, core temperature, and whether it is held back now."""
