@@ -123,8 +123,11 @@ def test_benchmark_times_every_stage(cpp: CppRuntime, bundle_path: Path, frames:
     assert ("p99_ms" in document["stages"]["total"]) == (document["num_samples"] >= 662)
 
 
-def test_an_engine_with_wrong_answers_is_refused(cpp: CppRuntime, tmp_path: Path, frames: list[Path]) -> None:
-    bundle = write_tiny_bundle(tmp_path / "other.hffnet", model=tiny_graph(np.full((1, 5), 9.0)))
+@pytest.mark.parametrize("at", [9.0, [0.0, 0.0, np.nan, 0.0, 0.0]], ids=["others", "one-that-is-no-number"])
+def test_an_engine_with_wrong_answers_is_refused(
+    cpp: CppRuntime, tmp_path: Path, frames: list[Path], at: float | list[float]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "other.hffnet", model=tiny_graph(np.full((1, 5), at)))
     code, documents, stderr = outputs(cpp.classify, bundle, frames[0])
     assert (code, documents) == (4, [])
     assert "test vectors with an error of" in stderr

@@ -115,7 +115,9 @@ def test_a_killed_training_goes_on_from_its_last_epoch(tmp_path: Path, dataset: 
 def test_mlflow_gets_the_same_curves_in_one_run_over_a_resume(
     tmp_path: Path, dataset: Dataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking = pytest.importorskip("mlflow.tracking", reason="MLflow is not installed")
+    tracking = pytest.importorskip(
+        "mlflow.tracking", reason="MLflow is in no extra, too large for what it serves here: pip install mlflow"
+    )
     pytest.importorskip("sqlalchemy", reason="MLflow is installed without its database")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     plan, out = Plan(dataset=dataset, recipe=altered(recipe, epochs=2)), tmp_path / "out"

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hffnet.runtime.bundle import Bundle
+    from hffnet.runtime.engines.builder import BuildOptions
 
 
 def export(
@@ -125,6 +126,7 @@ def export(
     )
     if gpu is not None and engine is None:
         raise ConfigError(f"--gpu {gpu} says for which GPUs, but no --engine is asked for; add --engine tensorrt-rtx")
+    build_options = None if engine is None else _build_options(engine, gpu)
     console = Console(stderr=True)
     with console.status("opening data") as status:
 
@@ -141,29 +143,42 @@ def export(
             held_out=None if held_out is None else open_dataset(held_out, opened.taxonomy),
             say=say,
         )
-        engines = [] if engine is None else _engines(bundle, engine, gpu, say, status.update)
+        engines = []
+        if engine is not None and build_options is not None:
+            engines = _engines(bundle, engine, build_options, say, status.update)
         models = [] if triton is None else _models(bundle.path, triton)
     _show(bundle, engines, models, as_json=as_json)
 
 
+def _build_options(engine: str, gpu: str | None) -> "BuildOptions":
+    """Whether the library is there and the architectures are some: asked before minutes of calibration."""
+    from hffnet.runtime.engines.builder import BuildOptions, architectures_from_text
+    from hffnet.runtime.engines.flavour import flavour_named, import_flavour
+
+    import_flavour(flavour_named(engine))
+    return BuildOptions(architectures=() if gpu is None else architectures_from_text(gpu))
+
+
 def _engines(
-    bundle: "Bundle", engine: str, gpu: str | None, say: "Callable[[str], None]", show: "Callable[[str], None]"
+    bundle: "Bundle",
+    engine: str,
+    options: "BuildOptions",
+    say: "Callable[[str], None]",
+    show: "Callable[[str], None]",
 ) -> list[Path]:
     """One engine for each TensorRT graph of the bundle, or for its fp32 graph where it has none.
 
     Args:
         bundle: just exported.
         engine: flavour.
-        gpu: architectures as the user wrote them.
+        options: for which GPUs.
         say: told of each engine.
         show: told how far one is, many times.
     """
     from hffnet.export.engine_builder import write_engine
-    from hffnet.runtime.engines.builder import BuildOptions, architectures_from_text
     from hffnet.runtime.engines.flavour import flavour_named
     from hffnet.runtime.manifest import Precision
 
-    options = BuildOptions(architectures=() if gpu is None else architectures_from_text(gpu))
     of_family = [graph.precision for graph in bundle.manifest.graphs if graph.family == "tensorrt"]
     precisions: list[Precision] = of_family or ["fp32"]
     paths = []

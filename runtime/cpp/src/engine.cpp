@@ -78,7 +78,7 @@ Result<SelfTest> self_test(Engine& engine, const Bundle& bundle, const Graph& gr
     for (std::size_t k = 0; k < num_columns; ++k) {
       const double answer = outputs.logits[k], reference = vectors.logits[n * num_columns + k];
       const double apart = std::abs(answer - reference);
-      difference = apart <= difference ? difference : apart;  // so that NaN stays
+      if (!std::isnan(difference) && !(apart <= difference)) difference = apart;  // once NaN, NaN it stays
       largest = std::max(largest, std::abs(reference));
       dot += answer * reference;
       found += answer * answer;

@@ -128,8 +128,8 @@ def _jetson_finding(jetson: machine.Jetson) -> Finding:
     fix = None
     if jetson.l4t < (36, 4):
         fix = "update to JetPack 6.1 or newer: its TensorRT is too old"
-    elif jetson.l4t < (39,):
-        fix = "use the C++ runtime, or JetPack 7.2 or newer: the Python bindings of its TensorRT need Python 3.10"
+    elif jetson.l4t < (38,):
+        fix = "use the C++ runtime, or JetPack 7 or newer: the Python bindings of its TensorRT need Python 3.10"
     return Finding(
         section="system",
         name="Jetson",

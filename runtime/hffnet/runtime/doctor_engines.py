@@ -134,12 +134,14 @@ def _version_and_devices(name: EngineName) -> str:
 def ahead_of_time_findings(bundle: Bundle) -> list[Finding]:
     """What a flavour that needs no GPU for building can make of the bundle."""
     held = [graph.precision for graph in bundle.manifest.graphs if graph.family == "tensorrt"] or ["fp32"]
-    return [
-        Finding(
-            section="bundle",
-            name=f"{flavour.title}, ahead of time",
-            value=f"can build {', '.join(held)} for {', '.join(supported_architectures(import_flavour(flavour)))}",
-        )
-        for flavour in FLAVOURS.values()
-        if flavour.builds_without_gpu and is_installed(flavour)
-    ]
+    found = list[Finding]()
+    for flavour in FLAVOURS.values():
+        if not flavour.builds_without_gpu or not is_installed(flavour):
+            continue
+        try:
+            architectures = ", ".join(supported_architectures(import_flavour(flavour)))
+        except HffnetError:
+            continue  # flavour_finding says what is wrong with it
+        value = f"can build {', '.join(held)} for {architectures}"
+        found.append(Finding(section="bundle", name=f"{flavour.title}, ahead of time", value=value))
+    return found

@@ -59,7 +59,6 @@ class DeviceMemory {
 
   const Gpu& gpu() const { return driver_.gpu; }
   CUstream stream() const { return stream_; }
-  const CudaFunctions& cuda() const { return cuda_; }
 
   // Makes the context current in the calling thread; to be called before anything else there.
   Status use_in_this_thread();
@@ -96,7 +95,6 @@ class Buffer {
 
   std::span<std::uint8_t> bytes() const { return {static_cast<std::uint8_t*>(host_), num_bytes_}; }
   void* device_address() const { return reinterpret_cast<void*>(device_); }
-  bool shared() const { return shared_; }
 
  private:
   friend class DeviceMemory;

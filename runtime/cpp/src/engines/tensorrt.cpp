@@ -44,7 +44,7 @@ double difference(const std::vector<float>& found, const std::vector<float>& exp
   double apart = 0.0, largest = 1e-6;
   for (std::size_t k = 0; k < expected.size(); ++k) {
     const double one = std::abs(static_cast<double>(found[k]) - static_cast<double>(expected[k]));
-    apart = one <= apart ? apart : one;
+    if (!std::isnan(apart) && !(one <= apart)) apart = one;
     largest = std::max(largest, std::abs(static_cast<double>(expected[k])));
   }
   return apart / largest;
@@ -161,10 +161,11 @@ class TensorRtEngine final : public Engine {
     }
     Outputs replayed;
     ATTEMPT_DONE(run(replayed));
-    const double apart =
-        std::max(difference(replayed.logits, eager.logits), difference(replayed.evidence, eager.evidence));
-    if (!(apart <= kReplayTolerance)) {
-      return Failure{Error::kEngine, "its first replay differs from the eager run by " + std::to_string(apart)};
+    for (const double apart :
+         {difference(replayed.logits, eager.logits), difference(replayed.evidence, eager.evidence)}) {
+      if (!(apart <= kReplayTolerance)) {
+        return Failure{Error::kEngine, "its first replay differs from the eager run by " + std::to_string(apart)};
+      }
     }
     return Done{};
   }

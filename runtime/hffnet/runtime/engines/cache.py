@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -156,13 +156,17 @@ class EngineCache:
 
     def _prepare(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.folder.stat()
-        if found.st_uid != os.getuid():
-            raise NotSealedHereError(f"it belongs to user {found.st_uid}")
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise NotSealedHereError(f"others can write to it (mode {stat.S_IMODE(found.st_mode):o})")
+        self._check_owner()
         if not os.access(self.folder, os.W_OK):
             raise OSError(errno.EROFS, "it is read-only")
+
+    def _check_owner(self) -> None:
+        """Who may write here could replace the secret, and seal what this process would then run."""
+        found = self.folder.stat()
+        if found.st_uid != os.getuid():
+            raise NotSealedHereError(f"its folder belongs to user {found.st_uid}")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise NotSealedHereError(f"others can write to its folder (mode {stat.S_IMODE(found.st_mode):o})")
 
     def _load(self, key: EngineKey, runs: Callable[[str], bool]) -> tuple[memoryview, Sidecar] | None:
         path = self._path(key.stem)
@@ -173,10 +177,10 @@ class EngineCache:
         except (NotSealedHereError, OSError, ValueError, KeyError) as error:
             _log.warning("the stored engine %s is not used and is built anew: %s", path, error)
             return None
-        os.utime(path)  # most recently used
         return stored
 
     def _unsealed(self, name: str) -> memoryview:
+        self._check_owner()
         path = self._path(name)
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -188,6 +192,8 @@ class EngineCache:
         seal, content = content[len(_MAGIC) : len(_MAGIC) + _SEAL], content[len(_MAGIC) + _SEAL :]
         if not hmac.compare_digest(seal, self._seal(name, content)):
             raise NotSealedHereError("it is damaged, or was not written by this user on this machine")
+        with suppress(OSError):  # a folder that can only be read
+            os.utime(path)  # most recently used
         return content
 
     def _seal(self, name: str, content: bytes | memoryview) -> bytes:

@@ -24,7 +24,7 @@ from hffnet.runtime.engines.cache import EngineCache, cache_folder
 from hffnet.runtime.engines.driver import NoGpuError, probe_gpu
 from hffnet.runtime.engines.flavour import FLAVOURS, installed_version
 from hffnet.runtime.engines.opening import Candidate, OpenSettings, open_candidate
-from hffnet.runtime.errors import EngineError, MissingExtraError
+from hffnet.runtime.errors import EngineError, GraphError, MissingExtraError
 from hffnet.runtime.manifest import Precision
 
 SECONDS = 1.0
@@ -140,7 +140,7 @@ def measured_choice(
     for candidate in candidates:
         try:
             opened = open_candidate(bundle, candidate, settings)
-        except (EngineError, MissingExtraError) as error:
+        except (EngineError, GraphError, MissingExtraError) as error:
             rows.append(
                 ChoiceRow(
                     engine=candidate.engine,
@@ -214,7 +214,7 @@ def _reopened(
     _warn_of_refused(remembered)
     try:
         return open_candidate(bundle, wanted[0], settings)
-    except (EngineError, MissingExtraError) as error:
+    except (EngineError, GraphError, MissingExtraError) as error:
         _log.warning("%s was the quickest engine here but fails now: %s; measuring again", wanted[0].text, error)
         return None
 

@@ -44,7 +44,7 @@ TENSORRT = Flavour(
     module="tensorrt",
     title="TensorRT",
     libraries=("libnvinfer.so.11", "libnvinfer.so.10"),
-    install="on Jetson it comes with JetPack 7.2 or newer (python3-libnvinfer), elsewhere from NVIDIA's TensorRT page",
+    install="on Jetson it comes with JetPack 7 or newer (python3-libnvinfer), elsewhere from NVIDIA's TensorRT page",
     builds_without_gpu=False,
     has_timing_cache=True,
 )

@@ -172,7 +172,7 @@ def check_placement(session: onnxruntime.InferenceSession, device: OrtProvider) 
         Number of nodes by provider.
 
     Raises:
-        EngineError: the provider did not start, or convolutions or matrix products run on the CPU.
+        EngineError: the provider did not start, or convolutions or matrix products run elsewhere.
     """
     wanted = PROVIDERS[device].name
     if device != "cpu" and wanted not in session.get_providers():
@@ -185,12 +185,13 @@ def check_placement(session: onnxruntime.InferenceSession, device: OrtProvider) 
     for part in session.get_provider_graph_assignment_info():
         assigned = part.get_nodes()
         nodes[part.ep_name] += len(assigned)
-        if part.ep_name != wanted and part.ep_name == _CPU_PROVIDER:
+        if part.ep_name != wanted:
             strays.update(node.op_type for node in assigned if node.op_type in _WEIGHTED)
     if strays:
         found = ", ".join(f"{number} {kind}" for kind, number in strays.items())
         raise EngineError(
-            f"{wanted} leaves {found} of the graph to the CPU, which would be slow without a word;"
+            f"{wanted} leaves {found} of the graph to {' and '.join(sorted(set(nodes) - {wanted}))}, which is not what"
+            " was asked for;"
             " choose another --precision or --engine"
         )
     return nodes

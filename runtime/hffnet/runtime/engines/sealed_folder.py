@@ -7,6 +7,7 @@ sealed list before the library sees it; anything added, changed or removed since
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ def sealed_folder(cache: EngineCache, name: str) -> Iterator[Path | None]:
             _log.warning("the files in %s are not as this machine left them; they are removed and made anew", folder)
             shutil.rmtree(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
+        os.utime(folder)  # most recently used
         yield folder
         after = _list_of(folder)
         if after != before:
