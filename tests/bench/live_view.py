@@ -29,6 +29,7 @@ from hffnet.runtime.benchmark.percentiles import samples_needed
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.dashboard.live_view import LiveView
 from hffnet.runtime.dashboard.settings import ViewChoice
+from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.pipeline import run_pipeline
 from hffnet.runtime.read import frame_from_bytes
 from hffnet.runtime.record import Record
@@ -111,7 +112,7 @@ def _running(
             view.on_record(record, times)
 
     def run() -> None:
-        attached = view.attached(classifier, store, source, None) if view else nullcontext()
+        attached = view.attached(classifier, store, source, None, ReadingSettings()) if view else nullcontext()
         on_frame = view.on_frame if view else None
         with attached:
             run_pipeline(

@@ -27,7 +27,6 @@ import numpy.typing as npt
 
 from hffnet.runtime.classifier import Classifier, Prediction, Timings
 from hffnet.runtime.frame import Frame
-from hffnet.runtime.gates import FrameFingerprint
 from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.pipeline import run_pipeline
 from hffnet.runtime.read_worker import ReadWorker
@@ -84,14 +83,12 @@ class SlowClassifier(Classifier):
 
     pause_s = 0.0
 
-    def classify_frame(
-        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
-    ) -> Prediction:
+    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
         """See ``Classifier``."""
         timings = Timings() if timings is None else timings
         with timings.stage("infer"):
             time.sleep(self.pause_s)
-        return super().classify_frame(frame, timings, previous=previous)
+        return super().classify_frame(frame, timings)
 
 
 def write_bundle(network: str, path: Path) -> None:

@@ -140,7 +140,7 @@ def test_no_new_frame_for_a_while_turns_the_page_grey(page: "Page", view: Runnin
 
 
 def test_a_decision_waits_for_its_picture(page: "Page", view: RunningView) -> None:
-    held, pictures = list["Route"](), re.compile(r"/v1/frames/\d+\.png\?width=128")
+    held, pictures = list["Route"](), re.compile(r"/v1/frames/\d+\.png\?of=\w+&width=128")
 
     def hold(route: "Route") -> None:
         held.append(route)

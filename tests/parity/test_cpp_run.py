@@ -23,7 +23,7 @@ from hffnet.runtime.pipeline import run_pipeline
 from hffnet.runtime.record import GENESIS, JSON_FIELDS, RECORD_FIELDS, Json, canonical_json
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_chain import why_broken
-from hffnet.runtime.run_command import settings_of_run
+from hffnet.runtime.run_settings import settings_of_run
 from hffnet.runtime.sinks.jsonl_sink import JsonlSink
 from hffnet.runtime.sources import open_source
 from tests.parity.conftest import CppRuntime

@@ -18,7 +18,9 @@ from hffnet.runtime.archive import Document, classify_archive, documents_in_turn
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.commands import classify
 from hffnet.runtime.errors import ConfigError, EngineError, FrameError, HffnetError
-from hffnet.runtime.run_command import settings_of_run
+from hffnet.runtime.frame import Frame
+from hffnet.runtime.read import read_frame
+from hffnet.runtime.run_settings import settings_of_run
 from tests.receivers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,23 @@ def run(classifier: Classifier, paths: Sequence[Path], out: Path, sha256: str | 
     sha256 = sha256 or classifier.bundle.sha256
     summary = classify_archive(paths, out, documents, bundle_sha256=sha256, settings_sha256=SETTINGS)
     return {**summary.counts, "skipped": summary.num_skipped}
+
+
+def test_a_defect_in_one_file_is_that_files_result_and_ends_nothing(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, poisoned = write_frames(tmp_path / "in", 2)
+    read = read_frame
+
+    def read_or_break(path: Path) -> Frame:
+        if path == poisoned:
+            raise IndexError("index 9 is out of bounds")
+        return read(path)
+
+    monkeypatch.setattr("hffnet.runtime.read.read_frame", read_or_break)
+    assert run(classifier, [poisoned, good], tmp_path / "out.jsonl") == {"failed": 1, "classified": 1, "skipped": 0}
+    (failed, _) = lines(tmp_path / "out.jsonl")
+    assert failed["reason"] == "classifying it ran into a defect: IndexError: index 9 is out of bounds"
 
 
 def test_folders_patterns_lists_and_files_are_frames(tmp_path: Path) -> None:

@@ -288,6 +288,18 @@ def test_an_unusable_folder_is_said_and_skipped(
     assert "HFFNET_CACHE_DIR" in caplog.text
 
 
+def test_nothing_is_read_from_a_folder_that_others_can_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    cache.write("timing", b"sealed")
+    cache.engine(KEY, Builds())
+    assert cache.read("timing") == b"sealed"
+    assert cache.stored(KEY, lambda _: True) is not None
+    cache.folder.chmod(0o777)
+    assert cache.read("timing") is None
+    assert cache.stored(KEY, lambda _: True) is None
+    assert "others can write" in caplog.text
+
+
 def test_a_folder_where_nothing_can_be_created(caplog: pytest.LogCaptureFixture) -> None:
     engine, _ = EngineCache(Path("/proc/hffnet")).engine(KEY, Builds())
     assert len(engine) == 1000

@@ -10,7 +10,6 @@ import pytest
 
 from hffnet.runtime.classifier import Classifier, Prediction, Timings
 from hffnet.runtime.frame import Frame
-from hffnet.runtime.gates import FrameFingerprint
 from hffnet.runtime.pipeline import RunSummary, done_in, run_pipeline
 from hffnet.runtime.record import Record
 from hffnet.runtime.records import RecordStore
@@ -46,10 +45,8 @@ class PushedDuringInference(Classifier):
         super().__init__(inner.bundle, inner._engine)
         self.source, self.left = source, num
 
-    def classify_frame(
-        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
-    ) -> Prediction:
-        prediction = super().classify_frame(frame, timings, previous=previous)
+    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+        prediction = super().classify_frame(frame, timings)
         if self.left:
             for n in range(3):
                 self.source.push(noise(10 * self.left + n))
@@ -79,10 +76,8 @@ def test_a_live_source_that_repeats_its_frame_is_frozen(classifier: Classifier, 
     source = PushSource()
 
     class Repeating(PushedDuringInference):
-        def classify_frame(
-            self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
-        ) -> Prediction:
-            prediction = Classifier.classify_frame(self, frame, timings, previous=previous)
+        def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+            prediction = Classifier.classify_frame(self, frame, timings)
             if self.left:
                 source.push(noise(0))
             else:

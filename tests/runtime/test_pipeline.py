@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from hffnet.runtime.classifier import Classifier, Prediction, Timings
 from hffnet.runtime.errors import EngineError, RecordError
 from hffnet.runtime.frame import Frame
-from hffnet.runtime.gates import FrameFingerprint
 from hffnet.runtime.pipeline import RunSummary, done_in, run_pipeline
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.recorder import OnRecord
@@ -152,15 +151,13 @@ class Scripted(Classifier):
         super().__init__(inner.bundle, inner._engine)
         self.left, self.happening = number, happening
 
-    def classify_frame(
-        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
-    ) -> Prediction:
+    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
         self.left -= 1
         if self.left == 0:
             if isinstance(self.happening, Exception):
                 raise self.happening
             self.happening()  # type: ignore[operator]
-        return super().classify_frame(frame, timings, previous=previous)
+        return super().classify_frame(frame, timings)
 
 
 def test_a_defect_on_one_frame_does_not_end_the_run(folder: Path, classifier: Classifier, store: RecordStore) -> None:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.errors import ConfigError, RecordError
 from hffnet.runtime.records import RecordStore
-from hffnet.runtime.run_command import run, settings_of_run
-from hffnet.runtime.run_settings import settings_from_toml
+from hffnet.runtime.run_command import run
+from hffnet.runtime.run_settings import settings_from_toml, settings_of_run
 from hffnet.runtime.service import Service
 
 APP = typer.Typer()

@@ -169,7 +169,7 @@ def _run(places: _Places) -> "RunSummary":
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.pipeline import run_pipeline
     from hffnet.runtime.records import RecordStore
-    from hffnet.runtime.run_command import settings_of_run
+    from hffnet.runtime.run_settings import settings_of_run
     from hffnet.runtime.sinks.csv_sink import CsvSink
     from hffnet.runtime.sources import open_source
 

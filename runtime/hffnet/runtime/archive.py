@@ -87,15 +87,17 @@ def document_from_file(classifier: "Classifier", path: Path, settings_sha256: st
     try:
         with timings.stage("read"):
             frame = read_frame(path)
-        if _stamp(path) != stamp:
-            raise FrameError(f"{path} was written to while it was read; classify it again when it is complete")
-        prediction = classifier.classify_frame(frame, timings)
-        draft = draft_from_prediction(prediction, classifier.bundle.manifest.taxonomy)
+        _check_unchanged(path, stamp)
+        draft = draft_from_prediction(classifier.classify_frame(frame, timings), classifier.bundle.manifest.taxonomy)
     except EngineError:
         raise
-    except HffnetError as error:
+    except Exception as error:  # noqa: BLE001 - a poisoned file must not end an archive, now and at every restart
+        reason = str(error)
+        if not isinstance(error, HffnetError):
+            _log.exception("classifying %s ran into a defect", path)
+            reason = f"classifying it ran into a defect: {type(error).__name__}: {error}"
         name = text_from_name(str(path))
-        draft = RecordDraft(status="failed", reason=text_from_name(str(error)), name=name, timings_ms=timings)
+        draft = RecordDraft(status="failed", reason=text_from_name(reason), name=name, timings_ms=timings)
     return record_json(
         replace(
             draft,
@@ -106,6 +108,11 @@ def document_from_file(classifier: "Classifier", path: Path, settings_sha256: st
             settings_sha256=settings_sha256,
         )
     )
+
+
+def _check_unchanged(path: Path, stamp: FileStamp | None) -> None:
+    if _stamp(path) != stamp:
+        raise FrameError(f"{path} was written to while it was read; classify it again when it is complete")
 
 
 def documents_in_turn(classifier: "Classifier", settings_sha256: str) -> Callable[[Sequence[Path]], Iterator[Document]]:

@@ -173,19 +173,16 @@ class Classifier:
             frame = read_frame(Path(source))
         return self.classify_frame(frame, timings)
 
-    def classify_frame(
-        self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
-    ) -> Prediction:
-        """Classify one frame that was read already.
+    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+        """Classify one frame that was read already, or prepared too.
 
         Args:
-            frame: see ``hffnet.runtime.read``.
+            frame: see ``hffnet.runtime.read``, or `prepared`.
             timings: stages are added to it.
-            previous: fingerprint of a live source's last frame, which this one must not repeat.
         """
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
-        ready = frame if isinstance(frame, PreparedFrame) else self.prepared(frame, timings, previous=previous)
+        ready = frame if isinstance(frame, PreparedFrame) else self.prepared(frame, timings)
         gates = ready.gates
         decision, logits, evidence, area = None, None, None, None
         if ready.tile_px is not None:

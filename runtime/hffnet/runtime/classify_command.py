@@ -8,12 +8,12 @@ from time import monotonic
 
 import typer
 
-from hffnet.runtime import run_settings
 from hffnet.runtime.archive import ArchiveSummary, Document, classify_archive, documents_in_turn
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.commands import PrecisionChoice, print_json
 from hffnet.runtime.errors import ConfigError, ExitCode
 from hffnet.runtime.field_of_view import TileSettings
+from hffnet.runtime.run_settings import settings_of_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def classify_to_file(
     if out is None:
         raise ConfigError("--ray needs --out FILE.jsonl: where results go, and what a restart goes on from")
     began = monotonic()
-    settings_sha256 = _settings_sha256(bundle, options)
+    settings_sha256 = settings_of_run(options.engine, options.precision, options.tiles)  # as `hffnet run` has it
     with Classifier.open(
         bundle,
         engine=options.engine,
@@ -66,12 +66,6 @@ def classify_to_file(
     _tell(summary, out, monotonic() - began, options, as_json=as_json)
     if summary.counts.get("failed"):
         raise typer.Exit(ExitCode.BAD_INPUT)
-
-
-def _settings_sha256(bundle: Path, options: ArchiveOptions) -> str:
-    """The same as ``hffnet run`` has for these settings."""
-    engine = run_settings.EngineChoice(name=options.engine, precision=options.precision)
-    return run_settings.RunSettings(bundle=bundle, source="", engine=engine, tiles=options.tiles).sha256()
 
 
 def _threads(options: ArchiveOptions) -> int | None:

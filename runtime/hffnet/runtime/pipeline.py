@@ -115,7 +115,7 @@ def run_pipeline(
 
     Args:
         source: drawn from on the reader's thread.
-        classifier: used on the caller's thread only.
+        classifier: its engine is used on the caller's thread; the reader's thread prepares frames with it.
         store: committed to before any sink sees a result.
         sinks: each served by a thread of its own; closed at the end.
         settings_sha256: of the settings that can change a result.

@@ -86,10 +86,15 @@ class ReadWorker:
         try:
             answer = self._ask(request_bytes(path, bar, self._settings.limits))
         except (TimeoutError, EOFError) as error:
-            how = self._end()
+            was_ready, how = self._is_ready, self._end()
             why = str(error) or f"the process that read it ended ({how})"
             if self._restarts.until_allowed_s(self._clock()) <= 0 and not self._is_stopped():
                 self._start_again()  # now, so that the next file need not wait for Python to load
+            if not was_ready:
+                raise FrameError(
+                    f"{path}: {why}, before it had read anything: the process that reads cannot be started here; run"
+                    " hffnet doctor, or set [reading] process = false"
+                ) from error
             raise FrameError(
                 f"{path}: {why}. The file is damaged or made to do harm; if it is a real frame, save it as uncompressed"
                 " TIFF or raise [reading] seconds and memory_mb."
@@ -124,6 +129,10 @@ class ReadWorker:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
             )
+        except OSError:
+            os.close(self._requests)
+            os.close(self._answers)
+            raise
         finally:
             os.close(requests)
             os.close(answers)

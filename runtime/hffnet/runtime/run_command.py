@@ -15,7 +15,6 @@ import typer
 from hffnet.runtime.commands import (
     EngineOption,
     JsonOption,
-    PrecisionChoice,
     PrecisionOption,
     ThreadsOption,
     print_json,
@@ -309,7 +308,7 @@ def _stream(
     with (
         LiveLine(name) as line,
         _reading(settings, stop) as read_file,
-        view.attached(classifier, store, source, bar) if view else nullcontext(),
+        view.attached(classifier, store, source, bar, settings.reading) if view else nullcontext(),
     ):
         service.ready(f"classifying {name}")
         return run_pipeline(
@@ -373,14 +372,6 @@ def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore
                 _log.warning("old records stay where they are: %s", error)
 
     return show_and_tidy
-
-
-def settings_of_run(engine: str, precision: "PrecisionChoice") -> str:
-    """Hash of the settings of a run with defaults for everything else."""
-    from hffnet.runtime import run_settings
-
-    choice = run_settings.EngineChoice(name=engine, precision=precision)
-    return run_settings.RunSettings(bundle=Path(), source="", engine=choice).sha256()
 
 
 def _sinks(settings: "RunSettings") -> "list[Sink]":

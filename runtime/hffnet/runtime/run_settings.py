@@ -178,6 +178,12 @@ class RunSettings(_Strict):
         return settings_sha256(said)
 
 
+def settings_of_run(engine: str, precision: str, tiles: TileSettings | None = None) -> str:
+    """Hash of the settings of a run with defaults for everything else."""
+    choice = EngineChoice.model_validate({"name": engine, "precision": precision})
+    return RunSettings(bundle=Path(), source="", engine=choice, tiles=tiles).sha256()
+
+
 def settings_from_toml(path: Path) -> RunSettings:
     """Read and check a settings file.
 

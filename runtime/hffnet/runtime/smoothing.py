@@ -65,10 +65,6 @@ class Smoother:
             return decision_from_leaves(self._leaf_L, self._taxonomy, self._spec), self._num + 1
         return decision_from_leaves(self._leaf_L, self._taxonomy, self._spec), 1
 
-    def reset(self) -> None:
-        """Forget the field of view."""
-        self._leaf_L, self._last, self._num = None, None, 0
-
     def _is_same_field(
         self, last: tuple[npt.NDArray[np.float32], float | None], now: tuple[npt.NDArray[np.float32], float | None]
     ) -> bool:

@@ -17,6 +17,7 @@ from hffnet.runtime.dashboard.live_view import LiveView
 from hffnet.runtime.dashboard.settings import ViewChoice
 from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.field_of_view import TileSettings
+from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.pipeline import done_in, run_pipeline
 from hffnet.runtime.record import Record
 from hffnet.runtime.records import RecordStore
@@ -116,7 +117,7 @@ class Stand:
     def _run(self) -> None:
         is_done = done_in(self.store, bundle_sha256=self.classifier.bundle.sha256, settings_sha256=SETTINGS)
         source = open_source(f"dir:{self.frames}?poll_s=0.01&settle_s=0&patience_s=0.05", is_done=is_done)
-        with self.view.attached(self.classifier, self.store, source, None):
+        with self.view.attached(self.classifier, self.store, source, None, ReadingSettings()):
             run_pipeline(
                 source,
                 self.classifier,

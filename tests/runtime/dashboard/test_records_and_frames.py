@@ -87,6 +87,15 @@ def test_evidence_lies_where_the_maps_say(stand: Stand) -> None:
             np.testing.assert_allclose(corners, expected, atol=0.01)
 
 
+def test_the_layer_of_a_long_narrow_frame_is_bounded_and_its_address_is_its_records(stand: Stand) -> None:
+    record = stand.show("narrow.tif", 5, (1280, 96))
+    stand.heard_of(record)
+    urls = stand.client.get("/v1/records", params={"limit": 1}).json()["records"][0]["urls"]
+    assert urls["evidence"].endswith(f"?of={record.hash[:16]}")
+    layer = decoded(stand.client.get(f"{urls['evidence']}&width=32").raise_for_status().content)
+    assert layer.shape == (128, 32, 4)
+
+
 def test_a_frame_whose_file_was_changed_is_not_shown_again(bundle_path: Path, tmp_path: Path) -> None:
     with Stand(tmp_path, bundle_path) as first:
         kept, changed, gone = (first.show(f"{name}.tif", seed) for seed, name in enumerate(("kept", "changed", "gone")))

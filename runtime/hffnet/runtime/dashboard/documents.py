@@ -281,6 +281,7 @@ def short_json(record: Record, overrides: Sequence[Record] = ()) -> dict[str, Js
     age_ms = live.get("age_ms", sum(record.timings_ms.values()) if record.timings_ms else None)
     own = f"/v1/records/{record.seq}"
     frame = f"/v1/frames/{record.seq}"
+    of = f"?of={record.hash[:16]}"  # another file's record of the same number has another address, for caches
     return {
         "seq": record.seq,
         "time": record.created_utc,
@@ -311,8 +312,8 @@ def short_json(record: Record, overrides: Sequence[Record] = ()) -> dict[str, Js
         "review": review_json(overrides[-1]) if overrides else None,
         "urls": {
             "record": own,
-            "frame": f"{frame}.png" if record.crop else None,
-            "evidence": f"{frame}/evidence.png" if record.status == "classified" else None,
+            "frame": f"{frame}.png{of}" if record.crop else None,
+            "evidence": f"{frame}/evidence.png{of}" if record.status == "classified" else None,
             "report": f"{own}/report.pdf",
         },
     }

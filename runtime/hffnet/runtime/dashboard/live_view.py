@@ -1,7 +1,7 @@
 """The run's side of the live view: starts its process, hands over what it shows, never waits for it.
 
-What is not taken in time is replaced by what is newer; a process that hangs or dies is started anew a few times and
-then left alone. Whatever happens here, classification goes on.
+What is not taken in time is replaced by what is newer; a process that hangs or dies is started anew, at most five
+times a minute. Whatever happens here, classification goes on.
 """
 
 import logging
@@ -30,8 +30,10 @@ from hffnet.runtime.stage_times import StageTimes
 
 if TYPE_CHECKING:
     from hffnet.runtime.classifier import Classifier, Prediction
+    from hffnet.runtime.dashboard.uploads import UploadDecoder
     from hffnet.runtime.frame import Frame
     from hffnet.runtime.infobar import BarSetting
+    from hffnet.runtime.limits import ReadingSettings
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.sources import Source
 
@@ -91,6 +93,7 @@ class LiveView:
         self._classifying = Lock()
         self._classifier: Classifier | None = None
         self._bar: BarSetting | None = None
+        self._decode: UploadDecoder | None = None
 
     @property
     def url(self) -> str:
@@ -136,20 +139,29 @@ class LiveView:
 
     @contextmanager
     def attached(
-        self, classifier: "Classifier", store: "RecordStore", source: "Source", bar: "BarSetting | None"
+        self,
+        classifier: "Classifier",
+        store: "RecordStore",
+        source: "Source",
+        bar: "BarSetting | None",
+        reading: "ReadingSettings",
     ) -> Iterator[None]:
         """The run has begun: show its records, and classify with its engine for others, until the block ends."""
+        from hffnet.runtime.dashboard.uploads import UploadDecoder
+
         self._source = source
         self._tell("model", _model_fields(classifier, store, source, self._source_name))
         self._tell("phase", {"readiness": "running", "reason": None, "source": self._source_name})
+        decode = UploadDecoder(reading, lambda: self._classifier is None)
         with self._classifying:
-            self._classifier, self._bar = classifier, bar
+            self._classifier, self._bar, self._decode = classifier, bar, decode
         try:
             yield
         finally:
             self._tell("phase", {"readiness": "stopping", "reason": None, "source": self._source_name})
             with self._classifying:
-                self._classifier = None
+                self._classifier = self._decode = None
+            decode.close()
 
     def on_frame(self, name: str, frame: "Frame", prediction: "Prediction") -> None:
         """A frame was decided on; called on the thread that classifies, returns at once."""
@@ -260,6 +272,7 @@ class LiveView:
                 return
             with self._changed:
                 self._link = None
+                self._answers.clear()  # the next process numbers its questions from 1 again
                 self._changed.notify_all()
             link.close()
             self._end_process()
@@ -312,7 +325,8 @@ class LiveView:
                 if message.kind == "classify":
                     answer = self._classified(message)
                     with self._changed:
-                        self._answers.append(answer)
+                        if self._link is link:
+                            self._answers.append(answer)
                         self._changed.notify_all()
         except WireError as error:
             _log.warning("the live view's process is not understood (%s); it is ended", error)
@@ -325,11 +339,13 @@ class LiveView:
         from hffnet.runtime.errors import EngineError
 
         number = message.int_of("id")
+        stopping = _refused(number, 503, "the run is stopping and classifies nothing more")
         try:
+            if (decode := self._decode) is None:
+                return stopping
+            frame = decode(bytes(message.payload), message.text_of("name"), self._bar)
             with self._classifying:
-                if self._classifier is None:
-                    return _refused(number, 503, "the run is stopping and classifies nothing more")
-                return _answer_of(message, self._classifier, self._bar)
+                return stopping if self._classifier is None else _answer_of(number, frame, self._classifier)
         except EngineError as error:
             return _refused(number, 500, str(error))
         except HffnetError as error:
@@ -365,14 +381,12 @@ def _refused(number: int, status: int, sentence: str) -> Message:
     return Message("answer", {"id": number, "status": status, "document": {"error": sentence}})
 
 
-def _answer_of(message: Message, classifier: "Classifier", bar: "BarSetting | None") -> Message:
+def _answer_of(number: int, frame: "Frame", classifier: "Classifier") -> Message:
     import numpy as np
 
-    from hffnet.runtime.read import frame_from_bytes
     from hffnet.runtime.result import prediction_json
 
-    number, name = message.int_of("id"), message.text_of("name")
-    prediction = classifier.classify_frame(frame_from_bytes(bytes(message.payload), name, bar=bar))
+    prediction = classifier.classify_frame(frame)
     bundle = classifier.bundle
     document = prediction_json(prediction, bundle.manifest.taxonomy, bundle.sha256)
     maps = prediction.evidence
@@ -388,6 +402,7 @@ def _model_fields(
     from datetime import UTC, datetime
 
     manifest, taxonomy = classifier.bundle.manifest, classifier.bundle.manifest.taxonomy
+    archived = store.archived()
     levels: list[Json] = []
     for i, level in enumerate(taxonomy.levels):
         parents = [taxonomy.levels[i - 1].classes[k] for k in level.parents] if i else [None] * len(level.classes)
@@ -405,7 +420,7 @@ def _model_fields(
         "is_live": source.is_live,
         "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "hffnet_version": _version(),
-        "records_id": store.get(1).hash[:16] if store.archived().last_seq == 0 and store.last_seq() else "archived",
+        "records_id": (archived.last_hash if archived.last_seq or not store.last_seq() else store.get(1).hash)[:16],
     }
     tiles = classifier.tiles
     return {

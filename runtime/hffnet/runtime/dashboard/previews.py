@@ -59,9 +59,9 @@ def preview_message(seq: int, picture: GreyPixels, evidence: npt.NDArray[np.floa
 
 def preview_from_message(message: Message) -> Preview:
     """The preview that came; raises WireError where sizes do not fit."""
-    dtype = np.dtype(_DTYPES.get(message.text_of("dtype"), np.uint8))
     shape, grid = message.fields.get("shape"), message.fields.get("evidence")
     try:
+        dtype = np.dtype(_DTYPES[message.text_of("dtype")])
         height, width = (int(str(n)) for n in shape) if isinstance(shape, list) else (0, 0)
         picture = np.frombuffer(message.payload, dtype, height * width).reshape(height, width)
         evidence = None
@@ -69,8 +69,8 @@ def preview_from_message(message: Message) -> Preview:
             sides = [int(str(n)) for n in grid]
             maps = np.frombuffer(message.payload, np.float32, -1, picture.nbytes)
             evidence = maps.reshape(sides)
-    except ValueError as error:
-        raise WireError(f"a preview does not have the size it says ({error})") from error
+    except (KeyError, ValueError) as error:
+        raise WireError(f"a preview is not of the size and type it says ({error})") from error
     return Preview(picture, evidence)
 
 
@@ -127,7 +127,7 @@ class Previews:
         crop = record.crop
         if crop is None or record.status != "classified":
             raise GoneError(f"record {record.seq} was not classified, so there is no evidence")
-        height = max(round(width * int(str(crop["height"])) / max(int(str(crop["width"])), 1)), 1)
+        height = min(max(round(width * int(str(crop["height"])) / max(int(str(crop["width"])), 1)), 1), 4 * width)
         told = (record.details or {}).get("evidence")
         told = told if isinstance(told, Mapping) else {}
         maps = self.evidence_of(record.seq)

@@ -157,7 +157,10 @@ async def _serve(
     following = asyncio.create_task(view.follow())
     serving = asyncio.create_task(server.serve([listening]))
     writer.write(head_of(Message("bound", {"port": listening.getsockname()[1]})))
-    await view.hear()
+    hearing = asyncio.create_task(view.hear())
+    done, _ = await asyncio.wait((hearing, following, serving), return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()  # a defect ends this process, and the run starts it anew
     server.should_exit = True
     following.cancel()
     await serving

@@ -60,12 +60,12 @@ export const THUMB_WIDTH = 192;
 
 /** Address of a frame's picture, at most so many pixels wide; null where there is none. */
 export function frameUrl(record, width) {
-  return record.urls.frame && `${record.urls.frame}?width=${width}`;
+  return record.urls.frame && `${record.urls.frame}&width=${width}`;
 }
 
 /** Address of the evidence for a class, drawn to lie over the frame; null where there is none. */
 export function evidenceUrl(record, level, name) {
-  return record.urls.evidence && `${record.urls.evidence}?${new URLSearchParams({ level, class: name })}`;
+  return record.urls.evidence && `${record.urls.evidence}&${new URLSearchParams({ level, class: name })}`;
 }
 
 /** Gates that did not pass: those that refuse the frame, and those that leave a flag. */
