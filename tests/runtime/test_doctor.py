@@ -101,6 +101,20 @@ def app() -> typer.Typer:
     return app
 
 
+def test_a_library_that_is_broken_is_diagnosed_with_a_bundle_too(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_flavour: object) -> None:
+        raise EngineError("TensorRT-RTX is installed but cannot be imported: no libtensorrt_rtx.so")
+
+    monkeypatch.setattr("hffnet.runtime.doctor_engines.is_installed", lambda flavour: flavour is TENSORRT_RTX)
+    monkeypatch.setattr("hffnet.runtime.doctor_engines.library_version", lambda _: "1.7")
+    monkeypatch.setattr("hffnet.runtime.doctor_engines.import_flavour", broken)
+    findings = {finding.name: finding for finding in diagnose(bundle_path, threads=1).findings}
+    assert "no libtensorrt_rtx.so" in str(findings[TENSORRT_RTX.title].fix)
+    assert f"{TENSORRT_RTX.title}, ahead of time" not in findings
+
+
 def test_json_is_one_document(app: typer.Typer, bundle_path: Path) -> None:
     result = CliRunner().invoke(app, [str(bundle_path), "--json", "--threads", "1"])
     assert result.exit_code == ExitCode.DONE
