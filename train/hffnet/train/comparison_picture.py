@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's, told apart by colour-blind readers too."""
 
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
 
 def write_picture(path: Path, comparison: "Comparison") -> None:
     """Draw and write an SVG.
@@ -61,20 +63,20 @@ def _draw_scores(axes: "Axes", comparison: "Comparison") -> None:
 
 
 def _draw_speed(axes: "Axes", comparison: "Comparison") -> None:
-    slowest = max(row.ms_per_frame for row in comparison.rows)
+    """Names stand in a legend: beside the points they lie over each other where networks are alike."""
     for n, row in enumerate(comparison.rows):
-        on_the_right = row.ms_per_frame > slowest / 2
-        axes.scatter(row.ms_per_frame, 100 * row.scores["hf1"].mean, color="black", s=20)
-        axes.annotate(
-            f"{row.name}\n{row.num_parameters / 1e6:.2f} M",
-            (row.ms_per_frame, 100 * row.scores["hf1"].mean),
-            textcoords="offset points",
-            xytext=(-6 if on_the_right else 6, (8, -18)[n % 2]),
-            ha="right" if on_the_right else "left",
-            fontsize=8,
+        axes.scatter(
+            row.ms_per_frame,
+            100 * row.scores["hf1"].mean,
+            marker=_MARKERS[n % len(_MARKERS)],
+            facecolors="none",
+            edgecolors="black",
+            s=45,
+            label=f"{row.name}, {row.num_parameters / 1e6:.2f} M",
         )
     axes.margins(y=0.25)
-    axes.set_xlim(0, 1.1 * slowest)
+    axes.set_xlim(0, 1.1 * max(row.ms_per_frame for row in comparison.rows))
     axes.set_xlabel("ms per frame (PyTorch, batch 1)")
     axes.set_ylabel("HF1, percent")
     axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8)
