@@ -64,7 +64,8 @@ def levels_of(picture: GreyPixels) -> Levels:
         std = math.sqrt(max(squares / size - mean * mean, 0.0))
     top = full_scale(picture.dtype, brightest)
     # 1 - (what is not black), as it was always counted: records of one frame agree to the last bit.
-    return Levels(mean, std, top, black=1.0 - (size - num_dark) / size, white=num_top / size if brightest >= top else 0.0)
+    black, white = 1.0 - (size - num_dark) / size, num_top / size if brightest >= top else 0.0
+    return Levels(mean, std, top, black, white)
 
 
 def full_scale(dtype: np.dtype[Any], brightest: float) -> float:
