@@ -1,7 +1,8 @@
 """Where the processor's time goes: core-milliseconds per frame of the service, by thread, against what must be spent.
 
 ``python -m tests.bench.core_ms [--networks nano]`` lets 200 files come at once, as ``tests.bench.streaming`` does, and
-prints markdown: processor time per frame by thread and process (from /proc: waiting does not count), the bare engine's, and the floor: what reading, hashing and handing over so many bytes costs with nothing else.
+prints markdown: processor time per frame by thread and process (from /proc: waiting does not count), the bare engine's,
+and the floor: what reading, hashing and handing over so many bytes costs with nothing else.
 
 On a machine whose engine uses all cores, what everything else takes is taken from the engine: the share of the bare
 engine's rate that can be reached at all is engine / (engine + everything else).
