@@ -23,6 +23,7 @@ from threading import Event
 
 import numpy as np
 
+from hffnet.runtime import native
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.records import RecordStore
@@ -125,10 +126,10 @@ def engine_core_ms(classifier: Classifier, seconds: float = 3.0) -> tuple[float,
     return (time.process_time() - began) * 1e3 / num, float(np.median(samples))
 
 
-def tell(network: str, kind: Kind, root: Path) -> None:
+def tell(network: str, kind: Kind, root: Path, threads: int | None) -> None:
     """Both tables of one case."""
     frames = sorted((root / str(kind.bits)).glob("*.tif"))
-    with Classifier.open(root / f"{network}.hffnet", precision="int8") as classifier:
+    with Classifier.open(root / f"{network}.hffnet", precision="int8", threads=threads) as classifier:
         core_ms, wall_ms = engine_core_ms(classifier)
         spent, rate = service_ms(classifier, frames, root)
     floor = floor_ms(frames[0], kind, root)
@@ -154,9 +155,12 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=("nano", "paper"), default=["nano"])
+    parser.add_argument("--threads", type=int, help="of the engine; default: all cores")
     parser.add_argument("--folder", type=Path, help="where bundles and frames are kept for the next time")
     told = parser.parse_args()
     print(heading("tests.bench.core_ms"))
+    compiled = f"in Python ({native.REASON})" if native.MODULE is None else "compiled"
+    print(f"Preprocess and decode: {compiled}. Threads of the engine: {told.threads or 'all cores'}.\n")
     with tempfile.TemporaryDirectory(prefix="hffnet-core-ms-") as name:
         root = told.folder or Path(name)
         for network in told.networks:
@@ -167,7 +171,7 @@ def main() -> None:
             if not (root / str(kind.bits)).exists():
                 write_frames(root / str(kind.bits), kind)
             for network in told.networks:
-                tell(network, kind, root)
+                tell(network, kind, root, told.threads)
 
 
 if __name__ == "__main__":
