@@ -301,6 +301,7 @@ def main() -> None:
     parser.add_argument("--most-seconds", type=float, default=120.0, help="of one latency table")
     parser.add_argument("--threads", type=int, help="of the engine, in latency and burst; default: all cores")
     parser.add_argument("--live-seconds", type=float, default=40.0)
+    parser.add_argument("--folder", type=Path, help="where bundles and frames are kept for the next time")
     parser.add_argument("--write-bundle", nargs=2, metavar=("NETWORK", "PATH"), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.write_bundle:
@@ -310,13 +311,16 @@ def main() -> None:
     compiled = f"in Python ({native.REASON})" if native.MODULE is None else "compiled"
     print(f"Preprocess and decode: {compiled}. Threads of the engine: {told.threads or 'all cores'}.\n")
     with tempfile.TemporaryDirectory(prefix="hffnet-streaming-") as name:
-        root = Path(name)
+        root = told.folder or Path(name)
         os.environ["HFFNET_CACHE_DIR"] = f"{root}/cache"
         for network in told.networks:
-            command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network]
-            subprocess.run([*command, str(root / f"{network}.hffnet")], check=True, cwd=ROOT)
+            bundle = root / f"{network}.hffnet"
+            command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network, str(bundle)]
+            if not bundle.exists():
+                subprocess.run(command, check=True, cwd=ROOT)
         for kind in KINDS:
-            write_frames(root / str(kind.bits), kind)
+            if not (root / str(kind.bits)).exists():
+                write_frames(root / str(kind.bits), kind)
         if "latency" in told.parts:
             latency(told.networks, root, told.frames, told.most_seconds, told.threads)
         if "burst" in told.parts:
