@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
@@ -39,11 +39,11 @@ def cpu_s(stat: Path) -> float:
     return sum(int(word) for word in stat.read_text().rpartition(")")[2].split()[11:13]) / _TICKS
 
 
-def by_thread() -> Counter[str]:
+def by_thread() -> dict[str, float]:
     """Processor seconds so far of this process by thread, and of the process that reads."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     names[os.getpid()] = "caller: engine, decode"
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for task in Path("/proc/self/task").iterdir():
         name = names.get(int(task.name), "threads of the engine's and OpenCV's pools")
         found[name] += cpu_s(task / "stat")
@@ -57,7 +57,7 @@ class CountingStore(TimedStore):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
-        self.clocks = dict[int, Counter[str]]()
+        self.clocks = dict[int, dict[str, float]]()
 
     def append(self, draft: RecordDraft) -> Record:
         """See ``RecordStore``."""
@@ -77,7 +77,7 @@ def service_ms(classifier: Classifier, frames: Sequence[Path], root: Path) -> tu
         first, last = store.clocks[_NUM // 10], store.clocks[_NUM]
     num = _NUM - _NUM // 10
     rate = num / (commits[_NUM - 1][2] - commits[_NUM // 10 - 1][2])
-    spent = {name: (last[name] - first[name]) * 1e3 / num for name in last}
+    spent = {name: (last[name] - first.get(name, 0.0)) * 1e3 / num for name in last}
     return dict(sorted(spent.items(), key=lambda part: -part[1])), rate
 
 

@@ -21,7 +21,7 @@ from hffnet.runtime.levels import levels_of
 def test_what_numpy_counts(kind: tuple[type, int], rows: int, columns: int, seed: int) -> None:
     dtype, top = kind
     rng = np.random.default_rng(seed)
-    stored = (rng.uniform(-0.1, 1.1, (rows + 3, columns + 5)).clip(0, 1) * top).astype(dtype)
+    stored: GreyPixels = (rng.uniform(-0.1, 1.1, (rows + 3, columns + 5)).clip(0, 1) * top).astype(dtype)
     picture: GreyPixels = stored[1 : rows + 1, 2 : columns + 2]  # a view with gaps, as a cropped frame is
     found, exact = levels_of(picture), picture.astype(np.float64)
     full_scale = {4000: 4095.0}.get(top, float(top)) if exact.max() > 1023 or top < 1023 else found.full_scale
