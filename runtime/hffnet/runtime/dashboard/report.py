@@ -6,7 +6,7 @@ their code (``\u4e2d``) rather than left out or shown as boxes.
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Flowable, Image, KeepTogether, PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table
 
 from hffnet.runtime.annotate import bar_length_um
-from hffnet.runtime.record import Json, Record
+from hffnet.runtime.record import Json, Record, mapping_from
 
 _FONT, _BOLD = "Vera", "VeraBd"
 _WIDTH = A4[0] - 36 * mm
@@ -155,7 +155,7 @@ def _pictures(entry: Entry, styles: dict[str, ParagraphStyle]) -> list[Flowable]
         cells.append([Image(io.BytesIO(data), width * shrink, height * shrink, hAlign="LEFT"), scale])
     table = Table([cells], colWidths=[_WIDTH / 2] * len(cells), hAlign="LEFT")
     table.setStyle([("LEFTPADDING", (0, 0), (-1, -1), 0), ("VALIGN", (0, 0), (-1, -1), "TOP")])
-    told = _mapping((record.details or {}).get("evidence")).get("class")
+    told = mapping_from((record.details or {}).get("evidence")).get("class")
     right = f" Right: evidence for {_safe(told)} laid over it." if told else ""
     note = f"Left: the frame as analysed, reduced to 8 bits for print; the decision was made on the original.{right}"
     return [Spacer(1, 2 * mm), table, Paragraph(note, styles["small"])]
@@ -232,10 +232,6 @@ def _identities(record: Record, styles: dict[str, ParagraphStyle]) -> list[Flowa
 
 def _flat(value: object) -> str:
     return ", ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, dict) else str(value or "")
-
-
-def _mapping(value: Json) -> Mapping[str, Json]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _pairs(heading: str, rows: Sequence[tuple[str, object]], styles: dict[str, ParagraphStyle]) -> list[Flowable]:
