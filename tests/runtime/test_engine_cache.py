@@ -23,6 +23,7 @@ from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
 from hffnet.runtime.engines.sidecar import Audit, Sidecar
 from tests.tiny import tiny_graph
 
+ROOT = Path(__file__).parents[2]
 KEY = EngineKey(
     onnx_sha256="a" * 64, library="tensorrt-rtx", library_version="1.7.1", gpu="A4000 sm86", options=BuildOptions()
 )
@@ -276,16 +277,64 @@ def _open_to_others(folder: Path) -> None:
     folder.chmod(0o777)
 
 
-@pytest.mark.parametrize("spoil", [_file_in_the_way, _open_to_others])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_file_in_the_way, "cache cannot be written: File exists; "),
+        (_open_to_others, "cache cannot be used: others can write to its folder (mode 777); "),
+    ],
+    ids=["file in the way", "open to others"],
+)
 def test_an_unusable_folder_is_said_and_skipped(
-    tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, spoil: Callable[[Path], None], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil(tmp_path / "cache")
     builds = Builds()
     engine, _ = EngineCache(tmp_path / "cache").engine(KEY, builds)
     assert len(engine) == 1000
-    assert "cannot be used" in caplog.text
+    assert sentence in caplog.text
     assert "HFFNET_CACHE_DIR" in caplog.text
+
+
+_ON_A_READ_ONLY_MOUNT = """
+import logging, sys
+from dataclasses import replace
+from pathlib import Path
+logging.basicConfig(level=logging.WARNING)
+from hffnet.runtime.engines.cache import EngineCache
+from tests.runtime.test_engine_cache import KEY, Builds
+
+cache, builds = EngineCache(Path(sys.argv[1])), Builds()
+held, _ = cache.engine(KEY, builds)
+print(builds.count, len(held))
+other, _ = cache.engine(replace(KEY, gpu="another"), builds)
+print(builds.count, len(other))
+cache.write("timing", b"new")
+print(cache.read("timing"))
+"""
+_MOUNTED = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$0" -c "$2" "$1"'
+
+
+def test_a_read_only_folder_serves_what_it_holds_and_says_that_it_keeps_nothing(cache: EngineCache) -> None:
+    """A mount in a namespace of its own: permissions alone do not stop root."""
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Urm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("unshare -Urm does not work here, so nothing can be mounted read-only")
+    cache.engine(KEY, Builds())
+    cache.write("timing", b"old")
+    before = {path.name: path.read_bytes() for path in cache.folder.iterdir()}
+    done = subprocess.run(
+        [unshare, "-Urm", "sh", "-c", _MOUNTED, sys.executable, cache.folder, _ON_A_READ_ONLY_MOUNT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in (str(ROOT), *sys.path) if path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["0 1000", "1 1000", "b'old'"]
+    assert "cannot be written: it is read-only; what it cannot serve is built anew" in done.stderr
+    assert "HFFNET_CACHE_DIR" in done.stderr
+    assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
 
 
 def test_nothing_is_read_from_a_folder_that_others_can_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -303,7 +352,7 @@ def test_nothing_is_read_from_a_folder_that_others_can_write(tmp_path: Path, cap
 def test_a_folder_where_nothing_can_be_created(caplog: pytest.LogCaptureFixture) -> None:
     engine, _ = EngineCache(Path("/proc/hffnet")).engine(KEY, Builds())
     assert len(engine) == 1000
-    assert "cannot be used" in caplog.text
+    assert "cannot be written: No such file or directory" in caplog.text
 
 
 def test_blobs_are_sealed_too(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
