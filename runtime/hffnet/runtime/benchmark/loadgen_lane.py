@@ -17,13 +17,13 @@ from typing import Generic, Self, TypeVar
 
 from hffnet.runtime.benchmark.clock import Clock
 from hffnet.runtime.benchmark.interleave import Measured
-from hffnet.runtime.benchmark.loadgen import through_loadgen
+from hffnet.runtime.benchmark.loadgen import num_queries, through_loadgen
 from hffnet.runtime.benchmark.percentiles import percentiles_from_samples
 from hffnet.runtime.benchmark.report import LoadGen
 from hffnet.runtime.benchmark.scenarios import Block, ScenarioName, ScenarioSettings, Work
 from hffnet.runtime.errors import HffnetError
 
-_WARM_UP, _TIMED = 2, 5
+_TIMED = 5
 Key = TypeVar("Key", bound=Hashable)
 _log = logging.getLogger(__name__)
 
@@ -71,20 +71,30 @@ class LoadGenLane(Generic[Key]):
         self._changed = Condition()
         self._is_turn, self._is_over, self._is_cut = False, not runs, False
         self._ends_at = 0.0
+        self._expected_ms = dict[Key, float]()
+        self._num_turns_each, self._done_s = 1.0, 0.0
         self._defect: BaseException | None = None
         self._thread = Thread(target=self._run_all, name="loadgen", daemon=True)
         self._row_s = 0.0
 
     def warm_up(self, num: int = 1) -> None:
-        """Each run warms its own engine up."""
+        """Warm each engine up and see how long a query takes, from which the length of the lane's turns comes."""
+        for key, run in list(self._runs.items()):
+            try:
+                self._expected_ms[key] = self._typical_ms(run, num)
+            except HffnetError as error:
+                _log.warning("MLPerf LoadGen does not measure %s: %s", run.folder.name, error)
+                del self._runs[key]
+        whole_s = sum(self._expected_s(key) for key in self._runs)
+        self._num_turns_each = max(whole_s / self._seconds, 1.0)
 
     def get_ready(self) -> None:
-        """See ``warm_up``."""
+        """Each run does so itself, when its turn comes."""
 
     def block(self, seconds: float) -> Block:
-        """One turn for each run that there is to be; its own time ends with the last run."""
+        """So long a turn that all runs end when other rows do; its own time ends with the last run."""
         with self._changed:
-            self._ends_at = self._clock.now() + seconds * len(self._runs)
+            self._ends_at = self._clock.now() + seconds * self._num_turns_each
             self._is_turn = True
             if not self._thread.ident:
                 self._thread.start()
@@ -94,9 +104,9 @@ class LoadGenLane(Generic[Key]):
         if self._defect is not None:
             raise self._defect
         # Runs count queries and not seconds: the lane is done when they are, whatever was expected.
-        step = self._seconds if self._is_over else min(seconds, 0.5 * (self._seconds - self._row_s))
-        self._row_s += step
-        return Block((), step)
+        so_far = self._seconds if self._is_over else min(self._done_s / self._num_turns_each, 0.99 * self._seconds)
+        step, self._row_s = max(so_far - self._row_s, 0.0), max(so_far, self._row_s)
+        return Block((), 2 * self._seconds if self._is_over else step)
 
     def _run_all(self) -> None:
         try:
@@ -116,29 +126,35 @@ class LoadGenLane(Generic[Key]):
                 self._changed.notify_all()
 
     def _run(self, key: Key, run: LoadGenRun) -> None:
-        began_s, expected_ms = self._clock.now(), self._expected_ms(run)
+        began_s = self._clock.now()
         result = through_loadgen(
             self._unless_cut(run.work),
             run.scenario,
             settings=self._settings,
             batch=run.batch,
             seconds=self._seconds,
-            expected_ms=expected_ms,
+            expected_ms=self._expected_ms[key],
             folder=run.folder,
-            between_queries=lambda: self._pause(run),
+            between_queries=lambda: self._pause(key, run),
         )
         if self._is_cut:
             shutil.rmtree(run.folder, ignore_errors=True)  # its log counts queries that nobody answered
         else:
             self.found[key] = LoadGenFound(result=result, began_s=began_s, ended_s=self._clock.now())
 
-    def _expected_ms(self, run: LoadGenRun) -> float:
+    def _expected_s(self, key: Key) -> float:
+        if self._runs[key].scenario == "offline":
+            return self._seconds
+        expected_ms = self._expected_ms[key]
+        return num_queries(self._seconds, expected_ms) * expected_ms / 1e3
+
+    def _typical_ms(self, run: LoadGenRun, num_warm_up: int) -> float:
         taken_ms = list[float]()
-        for turn in range(_WARM_UP + _TIMED):
+        for turn in range(num_warm_up + _TIMED):
             began = self._clock.now()
             run.work(turn, run.num_frames)
             taken_ms.append((self._clock.now() - began) * 1e3)
-        return max(median(taken_ms[_WARM_UP:]), 1e-3)
+        return max(median(taken_ms[num_warm_up:]), 1e-3)
 
     def _unless_cut(self, work: Work) -> Work:
         """LoadGen cannot be stopped; what it still issues then is not worked on."""
@@ -148,8 +164,9 @@ class LoadGenLane(Generic[Key]):
 
         return worked
 
-    def _pause(self, run: LoadGenRun) -> None:
+    def _pause(self, key: Key, run: LoadGenRun) -> None:
         """The first query after other rows' turns is not counted, as in theirs."""
+        self._done_s += self._expected_s(key) if run.scenario == "offline" else self._expected_ms[key] / 1e3
         if self._wait_for_turn() and not self._is_cut:
             run.work(0, run.num_frames)
 
