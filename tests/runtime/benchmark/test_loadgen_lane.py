@@ -60,7 +60,7 @@ def test_runs_take_turns_with_other_rows(tmp_path: Path) -> None:
     rows: dict[str, Turns] = {
         name: Stream(Spinning(name, order), "single-stream", settings=SETTINGS, batch=1, clock=clock) for name in "ab"
     }
-    with LoadGenLane(runs, settings=SETTINGS, seconds=SECONDS, clock=clock) as lane:
+    with LoadGenLane(runs, settings=SETTINGS, seconds=SECONDS, clock=clock, stop=Event()) as lane:
         began_s = clock.now()
         measured = measure_interleaved(
             {**rows, "lane": lane}, seconds=SECONDS, block_s=0.02, began_s=began_s, stop=Event()
@@ -88,18 +88,25 @@ def test_a_run_that_fails_leaves_the_others(
 ) -> None:
     clock = SystemClock(Event())
     runs = {"bad": run_of(Failing(num_good), tmp_path / "bad"), "good": run_of(Spinning("", []), tmp_path / "good")}
-    with LoadGenLane(runs, settings=SETTINGS, seconds=0.01, clock=clock) as lane:
+    with LoadGenLane(runs, settings=SETTINGS, seconds=0.01, clock=clock, stop=Event()) as lane:
         measure_interleaved({"lane": lane}, seconds=0.01, block_s=0.01, began_s=0.0, stop=Event())
     assert set(lane.found) == {"good"}
     assert f"MLPerf LoadGen {said} bad: gone" in caplog.text
 
 
 def test_a_run_that_is_stopped_leaves_no_log_of_queries_that_nobody_answered(tmp_path: Path) -> None:
-    clock, stop = SystemClock(Event()), Event()
-    runs = {"long": run_of(Spinning("", []), tmp_path / "long")}
-    with LoadGenLane(runs, settings=SETTINGS, seconds=60.0, clock=clock) as lane:
-        measure_interleaved(
-            {"lane": lane}, seconds=60.0, block_s=0.05, began_s=0.0, stop=stop, on_block=lambda _: stop.set()
-        )
+    """Its turn would last for a minute."""
+    stop, order = Event(), list[str]()
+    clock = SystemClock(stop)
+
+    class Stopping(Spinning):
+        def __call__(self, turn: int, num_frames: int) -> Mapping[str, float]:
+            if len(order) > 20:
+                stop.set()
+            return super().__call__(turn, num_frames)
+
+    runs = {"long": run_of(Stopping("lane", order), tmp_path / "long")}
+    with LoadGenLane(runs, settings=SETTINGS, seconds=60.0, clock=clock, stop=stop) as lane:
+        measure_interleaved({"lane": lane}, seconds=60.0, block_s=60.0, began_s=0.0, stop=stop)
     assert not lane.found
     assert not (tmp_path / "long").exists()

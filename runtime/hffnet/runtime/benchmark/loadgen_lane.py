@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -61,12 +61,14 @@ class LoadGenLane(Generic[Key]):
         settings: of the scenarios.
         seconds: of each run.
         clock: of the interleaved run.
+        stop: ends a turn after the query in hand; a run that is not done then is dropped.
     """
 
     def __init__(
-        self, runs: Mapping[Key, LoadGenRun], *, settings: ScenarioSettings, seconds: float, clock: Clock
+        self, runs: Mapping[Key, LoadGenRun], *, settings: ScenarioSettings, seconds: float, clock: Clock, stop: Event
     ) -> None:
         self.found = dict[Key, LoadGenFound]()
+        self._stop = stop
         self._runs, self._settings, self._seconds, self._clock = dict(runs), settings, seconds, clock
         self._changed = Condition()
         self._is_turn, self._is_over, self._is_cut = False, not runs, False
@@ -173,7 +175,7 @@ class LoadGenLane(Generic[Key]):
     def _wait_for_turn(self) -> bool:
         """Whether it was not this lane's turn any more."""
         with self._changed:
-            if self._is_turn and self._clock.now() < self._ends_at:
+            if self._is_turn and self._clock.now() < self._ends_at and not self._stop.is_set():
                 return False
             self._is_turn = False
             self._changed.notify_all()

@@ -231,7 +231,7 @@ class _Run:
                 num_frames=settings.frames_per_query(key.scenario, key.batch),
                 folder=folder / name,
             )
-        return LoadGenLane(runs, settings=settings, seconds=self._options.seconds, clock=clock)
+        return LoadGenLane(runs, settings=settings, seconds=self._options.seconds, clock=clock, stop=self._stop)
 
     def _work(self, key: RowKey) -> InferWork | JourneyWork:
         engine = self._opened[key.opened]
