@@ -19,6 +19,7 @@ WIDTH = 960.0
 LEFT = 250.0
 RIGHT = 20.0
 LANE = 52.0
+NAME_RISE = 8.0  # of a name over the height of its point
 _TALLEST = LANE - 20.0  # above it stands the percentile's word
 _LETTER = 6.6  # mean width in pixels, of 12-pixel type
 _BINS = 120
@@ -236,8 +237,8 @@ def _name_places(spots: Sequence[tuple[float, float]], names: Sequence[str]) -> 
         def is_free(base: float, left: float = left, right: float = left + width) -> bool:
             return base > 12 and all(abs(base - b) >= 12 or right < a or r < left for a, r, b in taken)
 
-        steps = (y + 4, *(y + 4 + sign * 13.0 * k for k in range(1, 20) for sign in (-1, 1)))
-        base = next(filter(is_free, steps), y + 4)
+        steps = (y - NAME_RISE, *(y - NAME_RISE + sign * 13.0 * k for k in range(1, 20) for sign in (-1, 1)))
+        base = next(filter(is_free, steps), y - NAME_RISE)
         places[n] = (left, base)
         taken.append((left, left + width, base))
     return [places[n] for n in range(len(spots))]
