@@ -56,6 +56,7 @@ def test_runs_take_turns_with_other_rows(tmp_path: Path) -> None:
     runs = {
         "one": run_of(Spinning("lane", order), tmp_path / "one"),
         "two": run_of(Spinning("lane", order), tmp_path / "two", "multi-stream"),
+        "all": run_of(Spinning("lane", order), tmp_path / "all", "offline"),
     }
     rows: dict[str, Turns] = {
         name: Stream(Spinning(name, order), "single-stream", settings=SETTINGS, batch=1, clock=clock) for name in "ab"
@@ -65,7 +66,7 @@ def test_runs_take_turns_with_other_rows(tmp_path: Path) -> None:
         measured = measure_interleaved(
             {**rows, "lane": lane}, seconds=SECONDS, block_s=0.02, began_s=began_s, stop=Event()
         )
-    assert set(lane.found) == {"one", "two"}
+    assert set(lane.found) == {"one", "two", "all"}
     changes = sum(before != after for before, after in pairwise(order))
     assert changes > 20, "rows and runs alternate"
     one = loadgen_beside(lane.found["one"], measured["a"], began_s)
@@ -77,7 +78,10 @@ def test_runs_take_turns_with_other_rows(tmp_path: Path) -> None:
     assert lane.found["two"].result.quickest_ms == pytest.approx(4.0, rel=0.1)
     assert lane.found["one"].ended_s <= lane.found["two"].began_s, "LoadGen allows one run at a time"
     assert (tmp_path / "two/mlperf_log_summary.txt").exists()
-    # The last run needs 64 queries of 4 ms and is laid over the whole; it does not come behind the other rows.
+    rate = lane.found["all"].result.frames_per_s
+    assert rate is not None
+    assert 0 < rate < 1000.1, "pauses may not make it quicker than 1 ms per frame"
+    # Runs of 64 queries take longer than rows of 0.3 s; they are laid over the whole and do not come behind the rows.
     assert order.index("lane") < len(order) / 3
     assert max(at for at, name in enumerate(order) if name != "lane") > len(order) / 2
 
