@@ -7,15 +7,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from hffnet.runtime.bundle import open_bundle
 from hffnet.runtime.classifier import Classifier, Prediction, PreparedFrame, Timings
+from hffnet.runtime.engines import OpenEngine, Outputs, open_engine
 from hffnet.runtime.errors import EngineError, RecordError
 from hffnet.runtime.frame import Frame
 from hffnet.runtime.gates import FrameFingerprint
@@ -103,6 +107,31 @@ def test_every_frame_gets_one_record_with_the_classifiers_decision(
     stages = ["waited", "read", "gates", "preprocess", "queued", "infer", "decode"]
     assert list(store.get(1).timings_ms) == sorted(stages)
     assert list(summary.stages_ms) == [*stages, "record", "total"]
+
+
+class Copying(OpenEngine):
+    """An engine that says it spent some milliseconds on copies."""
+
+    def __init__(self, engine: OpenEngine, copy_ms: float) -> None:
+        self._whole, self._copy_ms = engine, copy_ms
+        self.identity = engine.identity
+
+    def infer(self, frames_NHW: npt.NDArray[np.uint8]) -> Outputs:
+        return replace(self._whole.infer(frames_NHW), copy_ms=self._copy_ms)
+
+
+@pytest.mark.parametrize("copy_ms", [1e-6, 1e6], ids=["part", "more than the whole"])
+def test_copies_are_a_stage_of_their_own_and_stages_still_add_up(
+    folder: Path, bundle_path: Path, store: RecordStore, copy_ms: float
+) -> None:
+    write_frame(folder / "0.tif", 0)
+    bundle = open_bundle(bundle_path)
+    with open_engine(bundle, engine="onnxruntime", threads=1) as engine:
+        summary = run(folder, Classifier(bundle, Copying(engine, copy_ms)), store)
+    timings_ms = store.get(1).timings_ms
+    assert timings_ms["infer"] >= 0
+    assert timings_ms["copy"] == copy_ms or timings_ms["infer"] == 0
+    assert "copy" in summary.stages_ms
 
 
 def test_the_next_file_is_read_while_the_last_is_prepared(folder: Path, bundle_path: Path, store: RecordStore) -> None:

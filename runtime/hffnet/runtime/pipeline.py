@@ -54,8 +54,8 @@ class RunSummary:
         counts: results by status.
         seconds: from the start of the pipeline to its end.
         stages_ms: milliseconds by stage over the latest frames: ``waited`` (settled to read), ``read``, ``gates``,
-            ``preprocess``, ``queued``, ``infer``, ``decode``, ``record`` (the commit) and ``total`` (settled to
-            committed).
+            ``preprocess``, ``queued``, ``infer``, ``copy`` (to a GPU and back, where it tells), ``decode``, ``record``
+            (the commit) and ``total`` (settled to committed).
         was_stopped: whether ``stop`` was set from outside, rather than the source ending.
         num_unrecorded: results that could not be committed before the end; their inputs are redone by the next run.
         undelivered: by sink, records that it gets in the next run.
