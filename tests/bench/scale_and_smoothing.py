@@ -30,7 +30,7 @@ from tests.bench.run import heading
 _Pixels = npt.NDArray[np.uint8]
 _SCALES = (0.5, 0.7, 1.4, 2.0)
 _NUM_SCANS = 7
-_NOISE = (0.02, 0.04, 0.07)  # standard deviation of one scan, as a share of full scale
+_NOISE = (0.02, 0.04, 0.07, 0.1)  # standard deviation of one scan, as a share of full scale
 
 
 def at_scale(picture: _Pixels, scale: float) -> _Pixels:
