@@ -169,7 +169,18 @@ class Writer {
  public:
   Writer(RowFile& rows, Stop& stop, const Tell& tell) : rows_(rows), stop_(stop), tell_(tell) {}
 
-  void put(std::string row) { queue_.put(std::move(row)); }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  // Also where an exception passes: a thread that is not waited for ends the program without a word.
+  ~Writer() {
+    if (thread_.joinable()) finish();
+  }
+
+  // Tells `service` of life while the disk is full: the run holds still and does not hang.
+  void put(std::string row, Service& service) {
+    while (!queue_.wait_for_room(kBeatS)) service.beat();
+    queue_.put(std::move(row));
+  }
 
   // Writes what is there; whether everything was.
   bool finish() {
@@ -214,7 +225,7 @@ Result<RunSummary> run_pipeline(Source source, const std::optional<BarSetting>& 
     if (!arrived || stop.is_set()) continue;
     auto row = desk.row(std::move(*arrived));
     if (row.ok()) {
-      writer.put(std::move(row).value());
+      writer.put(std::move(row).value(), service);
     } else {
       failure = std::move(row).failure();
     }
