@@ -58,10 +58,10 @@ Status DoneRows::read(const std::string& path, const std::string& bundle_sha256,
   }
   if (file.eof()) return Done{};
   const bool is_unreadable = file.bad();
-  return Failure{Error::kRecord, path + (is_unreadable ? std::string(" cannot be read to its end (") +
-                                                             std::strerror(errno) + ")"
-                                                       : " line " + std::to_string(number + 1) +
-                                                             " is too long for a row of hffnet; name another file")};
+  return Failure{Error::kRecord,
+                 path + (is_unreadable ? std::string(" cannot be read to its end (") + std::strerror(errno) + ")"
+                                       : " line " + std::to_string(number + 1) +
+                                             " is too long for a row of hffnet; name another file")};
 }
 
 Status DoneRows::take(std::string_view line, const std::string& bundle_sha256, const std::string& settings_sha256) {
@@ -98,9 +98,7 @@ Result<RowFile> RowFile::open(const std::string& path) {
 }
 
 RowFile::RowFile(RowFile&& other) noexcept
-    : descriptor_(other.descriptor_),
-      is_ours_(std::exchange(other.is_ours_, false)),
-      is_waiting_(other.is_waiting_) {}
+    : descriptor_(other.descriptor_), is_ours_(std::exchange(other.is_ours_, false)), is_waiting_(other.is_waiting_) {}
 
 RowFile& RowFile::operator=(RowFile&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);

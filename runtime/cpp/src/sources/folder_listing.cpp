@@ -117,8 +117,7 @@ std::optional<std::uint64_t> FolderListing::asked(const std::string& name, std::
     return std::nullopt;
   }
   const FileStamp stamp = FileStamp::from_stat(status);
-  const bool is_handled =
-      handled ? stamp.hash() == *handled : !is_complete_ && is_done_(path_in(path_, name), stamp);
+  const bool is_handled = handled ? stamp.hash() == *handled : !is_complete_ && is_done_(path_in(path_, name), stamp);
   if (is_handled) return stamp.hash();
   look.found.push_back({name, stamp, static_cast<double>(nanoseconds(status.st_ctim)) * 1e-9});
   return std::nullopt;
