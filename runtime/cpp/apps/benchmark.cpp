@@ -79,6 +79,7 @@ hffnet::Result<Samples> measure(hffnet::Classifier& classifier, const std::vecto
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
   const auto start = Clock::now();
   const auto options = hffnet::apps::options_from(argc, argv, kUsage);

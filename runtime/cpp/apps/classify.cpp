@@ -37,6 +37,7 @@ int classify_all(hffnet::Classifier& classifier, const std::vector<std::string>&
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
   const auto options = hffnet::apps::options_from(argc, argv, kUsage);
   if (!options.ok()) return fail(options.failure());

@@ -1,13 +1,16 @@
 """The optional compiled forms of ``preprocess`` and ``decode``: used where they are built, never required.
 
+``_native_cuda``, built where a CUDA toolkit is found as well, holds preprocess as a kernel (``gpu_preprocess``).
+
 ``HFFNET_NATIVE=1 pip install .`` builds them from runtime/cpp; ``HFFNET_NATIVE=0`` in the environment of a run switches
 them off. Both forms answer alike: the input within one grey level, paths equal, probabilities within 1e-6.
 """
 
 import os
 from functools import lru_cache
+from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hffnet.runtime.taxonomy import Taxonomy
 
@@ -19,18 +22,20 @@ INTERFACE = 1
 """Of the module this code was written for; one that was built from other sources is not used."""
 
 
-def find_native() -> tuple[ModuleType | None, str]:
-    """The extension, or None and why it is not used."""
+def find_native(name: Literal["_native", "_native_cuda"] = "_native") -> tuple[ModuleType | None, str]:
+    """The extension, or the one with the CUDA kernel; or None and why it is not used."""
     if (wish := os.environ.get(VARIABLE, "")).lower() in {"0", "off", "no", "false"}:
         return None, f"switched off by {VARIABLE}={wish}"
     try:
-        from hffnet.runtime import _native
+        module = import_module(f"hffnet.runtime.{name}")
+    except ModuleNotFoundError:
+        return None, "not built"
     except ImportError as error:
-        return None, f"built, but cannot be loaded: {error}" if error.path else "not built"
-    found = getattr(_native, "INTERFACE", None)
+        return None, f"built, but cannot be loaded: {error}"
+    found = getattr(module, "INTERFACE", None)
     if found != INTERFACE:
         return None, f"built from other sources (interface {found}, expected {INTERFACE})"
-    return _native, ""
+    return module, ""
 
 
 MODULE, REASON = find_native()

@@ -126,7 +126,7 @@ class Desk {
     if (const auto* notice = std::get_if<sources::Notice>(&arrived)) {
       return chain_.event(notice->event, notice->reason, notice->figures);
     }
-    Arrival& arrival = std::get<Arrival>(arrived);
+    auto& arrival = std::get<Arrival>(arrived);
     arrival.timings_ms.emplace_back("queued", (monotonic_s() - arrival.at) * 1e3);
     if (!arrival.frame) return failed(arrival, arrival.reason);
     FrameFingerprint* previous = arrival.subject.live ? &previous_ : nullptr;

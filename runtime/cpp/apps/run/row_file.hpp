@@ -41,7 +41,7 @@ class RowFile {
 
   // A file, created where absent and locked; Error::kRecord where it cannot be, or another program has it.
   static Result<RowFile> open(const std::string& path);
-  static RowFile standard_output() { return RowFile(1, false); }
+  static RowFile standard_output() { return {1, false}; }
 
   RowFile(RowFile&& other) noexcept;
   RowFile& operator=(RowFile&& other) noexcept;

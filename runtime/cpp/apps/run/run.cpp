@@ -134,6 +134,7 @@ Result<apps::RunSummary> run(const apps::Options& options, sources::Stop& stop) 
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
   const bool has_output = has_standard_output();
   const auto options = apps::options_from(argc, argv, kUsage);
