@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "attempt.hpp"
+#include "clock_watch.hpp"
 #include "hand_over.hpp"
 
 namespace hffnet::apps {
@@ -217,12 +218,14 @@ Result<RunSummary> run_pipeline(Source source, const std::optional<BarSetting>& 
   std::thread([reader] { reader->run(); }).detach();
   Desk desk(classifier, chain, tell);
   Writer writer(rows, stop, tell);
+  ClockWatch clock_watch;
   std::optional<Failure> failure;
   while (!stop.is_set() && !failure) {
     service.beat();
     auto arrived = reader->arrivals.get(kBeatS);
     if (!arrived && reader->arrivals.is_over()) break;
     if (!arrived || stop.is_set()) continue;
+    if (const auto seconds = clock_watch.jump_s()) writer.put(chain.clock_jump(*seconds), service);
     auto row = desk.row(std::move(*arrived));
     if (row.ok()) {
       writer.put(std::move(row).value(), service);
