@@ -39,6 +39,7 @@ int classify_all(hffnet::Classifier& classifier, const std::vector<std::string>&
 
 // NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
+  hffnet::apps::keep_memory();
   const auto options = hffnet::apps::options_from(argc, argv, kUsage);
   if (!options.ok()) return fail(options.failure());
   if (options.value().help) {

@@ -110,11 +110,11 @@ Result<Prediction> Classifier::classify(const std::string& path) {
     ATTEMPT(Unhashed read, timed(timings, "read", [&] { return read_unhashed(path); }));
     Prediction prediction = prediction_of(read.frame, std::move(timings));
     ATTEMPT(const auto input, held_->prepare(read.frame, prediction, nullptr));
-    // Before the engine, which wants every processor; what is left of the waiting is reading.
+    if (input) ATTEMPT_DONE(held_->decide(*input, prediction));
+    // The engine leaves it a processor for long enough; what is left of the waiting is reading.
     Timings waited;
     prediction.sha256 = timed(waited, "read", [&] { return read.sha256.get(); });
     prediction.timings_ms.front().second += waited.front().second;
-    if (input) ATTEMPT_DONE(held_->decide(*input, prediction));
     return prediction;
   });
 }

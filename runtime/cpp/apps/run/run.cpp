@@ -136,6 +136,7 @@ Result<apps::RunSummary> run(const apps::Options& options, sources::Stop& stop) 
 
 // NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
+  apps::keep_memory();
   const bool has_output = has_standard_output();
   const auto options = apps::options_from(argc, argv, kUsage);
   if (!options.ok()) return fail(options.failure());
