@@ -69,7 +69,8 @@ class FolderListing {
   // What is known of a file: hashes of its name and of the version that was handled.
   struct Known {
     std::uint64_t name, stamp;
-    auto operator<=>(const Known&) const = default;
+    bool operator==(const Known&) const = default;
+    bool operator<(const Known& other) const { return name < other.name || (name == other.name && stamp < other.stamp); }
   };
   // One pass over the names: which of `known_` are still there, and what was handled since the last.
   struct Pass {
