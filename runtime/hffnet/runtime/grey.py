@@ -148,7 +148,8 @@ def _from_float(samples: Samples, name: str) -> Samples:
         bad = int(grey.size - np.count_nonzero(is_level))
         raise FrameError(
             f"{name}: {bad} of {grey.size} pixels are NaN or infinite (or beyond {MOST_REAL:g}), finite grey levels "
-            "were expected. The frame is not complete or was computed wrongly: save it again, as 8- or 16-bit grey if possible."
+            "were expected. The frame is not complete or was computed wrongly: save it again, as 8- or 16-bit grey if "
+            "possible."
         )
     return np.asarray(grey)
 

@@ -70,7 +70,9 @@ class FolderListing {
   struct Known {
     std::uint64_t name, stamp;
     bool operator==(const Known&) const = default;
-    bool operator<(const Known& other) const { return name < other.name || (name == other.name && stamp < other.stamp); }
+    bool operator<(const Known& other) const {
+      return name < other.name || (name == other.name && stamp < other.stamp);
+    }
   };
   // One pass over the names: which of `known_` are still there, and what was handled since the last.
   struct Pass {
