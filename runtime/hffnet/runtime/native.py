@@ -26,10 +26,11 @@ def find_native(name: Literal["_native", "_native_cuda"] = "_native") -> tuple[M
     """The extension, or the one with the CUDA kernel; or None and why it is not used."""
     if (wish := os.environ.get(VARIABLE, "")).lower() in {"0", "off", "no", "false"}:
         return None, f"switched off by {VARIABLE}={wish}"
+    full_name = f"hffnet.runtime.{name}"
     try:
-        module = import_module(f"hffnet.runtime.{name}")
-    except ModuleNotFoundError:
-        return None, "not built"
+        module = import_module(full_name)
+    except ModuleNotFoundError as error:
+        return None, "not built" if error.name == full_name else f"built, but cannot be loaded: {error}"
     except ImportError as error:
         return None, f"built, but cannot be loaded: {error}"
     found = getattr(module, "INTERFACE", None)
