@@ -1,8 +1,5 @@
 // OpenVINO alone running one graph with the settings of hffnet: what its memory is held against. GRAPH.onnx SIDE
-#include <sys/resource.h>
-
 #include <cstdlib>
-#include <iostream>
 #include <openvino/openvino.hpp>
 
 int main(int argc, char** argv) {
@@ -14,7 +11,4 @@ int main(int argc, char** argv) {
   auto request = compiled.create_infer_request();
   request.set_tensor("frames", ov::Tensor(ov::element::u8, {1, side, side}));
   for (int i = 0; i < 3; ++i) request.infer();
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  std::cout << usage.ru_maxrss << '\n';
 }

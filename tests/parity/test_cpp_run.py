@@ -25,7 +25,7 @@ from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_chain import why_broken
 from hffnet.runtime.run_settings import settings_of_run
 from hffnet.runtime.sinks.jsonl_sink import JsonlSink
-from hffnet.runtime.sources import open_source
+from hffnet.runtime.sources import Item, open_source
 from tests.parity.conftest import CppRuntime
 from tests.parity.test_cpp_programs import same
 
@@ -163,6 +163,49 @@ def test_a_restarted_run_goes_on_where_it_stopped(
     assert_chain(rows_in(rows.read_text()))
 
 
+def test_a_name_that_is_not_utf8_is_known_again(program: Path, bundle_path: Path, folder: Path, tmp_path: Path) -> None:
+    frame = write(tmp_path / "frame.tif", 1)
+    shutil.copy(os.fsencode(frame), os.fsencode(folder) + b"/e\xff\xe9.tif")
+    words = ("--jsonl", tmp_path / "rows.jsonl", bundle_path, f"dir:{folder}?{FAST}")
+    run_once(program, *words)
+    assert "no frames" in run_once(program, *words).stderr
+    assert names_in((tmp_path / "rows.jsonl").read_text()) == ["e\\xff\\xe9.tif"]
+
+
+def test_two_dots_behind_a_link_are_taken_as_python_takes_them(
+    program: Path, bundle_path: Path, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "far" / "below").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "far" / "below")
+    write(tmp_path / "far" / "a.png")
+    uri = f"dir:{folder}/./link/..?{FAST}"
+    (row,) = rows_in(run_once(program, bundle_path, uri).stdout)
+    (item,) = open_source(uri, idle_exit_s=0.0).items(Event())
+    assert isinstance(item, Item)
+    assert row["input_path"] == str(item.path)
+
+
+def test_a_closed_standard_output_is_told_and_nothing_is_written_elsewhere(
+    program: Path, bundle_path: Path, folder: Path, tmp_path: Path
+) -> None:
+    write(folder / "a.png")
+    shell = ["sh", "-c", 'exec "$0" "$@" <&- >&-', str(program), "--once"]
+    done = subprocess.run([*shell, str(bundle_path), str(folder)], stderr=subprocess.PIPE, check=False, timeout=60)
+    assert done.returncode == 3
+    assert b"standard output is closed" in done.stderr
+    words = ["--jsonl", str(tmp_path / "rows"), str(bundle_path), f"dir:{folder}?{FAST}"]
+    subprocess.run([*shell, *words], check=True, timeout=60)
+    assert names_in((tmp_path / "rows").read_text()) == ["a.png"]
+
+
+def test_rows_go_into_a_named_pipe(program: Path, bundle_path: Path, folder: Path, tmp_path: Path) -> None:
+    write(folder / "a.png")
+    os.mkfifo(tmp_path / "rows")
+    with running(program, "--once", "--jsonl", tmp_path / "rows", bundle_path, f"dir:{folder}?{FAST}") as process:
+        assert names_in((tmp_path / "rows").read_text()) == ["a.png"]
+        assert process.wait(10) == 0
+
+
 def test_stdout_kept_in_a_file_is_gone_on_with_too(
     program: Path, bundle_path: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -286,6 +329,9 @@ def test_a_reader_that_closes_the_pipe_ends_the_run(program: Path, bundle_path: 
         (["--idle-exit", "-1", "BUNDLE", "."], 2, "--idle-exit"),
         (["BUNDLE", "dir:.?colour=1"], 2, "pattern, poll_s"),
         (["BUNDLE", "dir:.?poll_s=0"], 2, "poll_s"),
+        (["BUNDLE", "dir:.?pattern=,"], 2, "pattern"),
+        (["BUNDLE", "dir:.?events=maybe"], 2, "events"),
+        (["--done", "/tmp", "BUNDLE", "."], 3, "cannot be read to its end"),
         (["BUNDLE", "ftp://host"], 2, "v4l2:"),
         (["BUNDLE", "absent"], 2, "is not a folder"),
         (["BUNDLE", "dir:absent"], 3, "create it"),
@@ -364,6 +410,20 @@ def test_a_lost_source_comes_back_and_both_are_rows(live: Path, bundle_path: Pat
         assert capture_of(process) != lost
     assert [row["name"] for row in events] == ["source_lost", "source_back"]
     assert events[1]["details"]["restarts"] == 1
+
+
+def test_how_a_capture_ended_is_told_to_a_run_whose_starter_ignores_children(live: Path, bundle_path: Path) -> None:
+    words = ["sh", "-c", 'trap "" CHLD; exec "$0" "$@"', str(live), str(bundle_path), snow()]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+    try:
+        next_row(process)
+        os.kill(capture_of(process), signal.SIGKILL)
+        while (row := next_row(process))["kind"] != "event":
+            pass
+        assert "signal 9" in row["reason"]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_the_capture_ends_with_the_program(live: Path, bundle_path: Path) -> None:

@@ -38,8 +38,8 @@ TREES = {
 
 
 @pytest.fixture(scope="session")
-def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The extension out of the wheel that ``HFFNET_NATIVE=1 pip wheel .`` makes, built once under build/."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that ``HFFNET_NATIVE=1 pip wheel .`` makes, built once under build/."""
     if lacking := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"the extension is not built, missing: {', '.join(lacking)}")
     for package in ("scikit_build_core", "nanobind"):
@@ -47,22 +47,43 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
     words = [*command, "-w", str(folder), str(ROOT)]
-    done = subprocess.run(
-        words, env={**os.environ, "HFFNET_NATIVE": "1"}, capture_output=True, text=True, check=False, cwd=folder
-    )
+    # Where there is a CUDA toolkit, for one kind of GPU: the kernel is built for each.
+    building = {**os.environ, "HFFNET_NATIVE": "1", "CUDAARCHS": "75-real"}
+    done = subprocess.run(words, env=building, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (wheel,) = folder.glob("hffnet-*.whl")
+    return wheel
+
+
+def module_in(wheel: Path, name: str) -> ModuleType | None:
+    """The module out of a wheel, loaded; None where it is not in there."""
     with zipfile.ZipFile(wheel) as archive:
-        (member,) = (
-            name for name in archive.namelist() if name.startswith("hffnet/runtime/_native.") and name.endswith(".so")
-        )
-        library = Path(archive.extract(member, folder))
-    spec = importlib.util.spec_from_file_location("hffnet.runtime._native", library)
+        begin = f"hffnet/runtime/{name}."
+        members = [member for member in archive.namelist() if member.startswith(begin) and member.endswith(".so")]
+        if not members:
+            return None
+        library = Path(archive.extract(members[0], wheel.parent))
+    spec = importlib.util.spec_from_file_location(f"hffnet.runtime.{name}", library)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert native.INTERFACE == module.INTERFACE
+    return module
+
+
+@pytest.fixture(scope="session")
+def extension(wheel: Path) -> ModuleType:
+    module = module_in(wheel, "_native")
+    assert module is not None
+    return module
+
+
+@pytest.fixture(scope="session")
+def kernel_extension(wheel: Path) -> ModuleType:
+    module = module_in(wheel, "_native_cuda")
+    if module is None:
+        pytest.skip("the kernel is not built, missing: a CUDA toolkit")
     return module
 
 
@@ -163,6 +184,27 @@ def test_the_extension_itself_refuses_what_it_cannot_read(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         both.preprocess(picture, 64, 0.001, 0.999, 1 / 64)
+
+
+def test_the_kernel_without_a_gpu_says_what_is_missing(kernel_extension: ModuleType) -> None:
+    """It loads everywhere: only a driver is needed, and only where it runs."""
+    if kernel_extension.why_no_gpu() is None:
+        pytest.skip("this machine has a GPU")
+    assert "there is no GPU on this machine that CUDA can use" in kernel_extension.why_no_gpu()
+    with pytest.raises(RuntimeError, match="use the CPU"):
+        kernel_extension.GpuPreprocessor(64, 0.001, 0.999, 1 / 64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("depth", ["uint8", "uint16", "float32"])
+def test_the_kernels_input_is_within_one_grey_level(kernel_extension: ModuleType, depth: str) -> None:
+    if reason := kernel_extension.why_no_gpu():
+        pytest.skip(reason)
+    rng = np.random.default_rng(0)
+    picture = (rng.random((150, 170)) * (1 if depth == "float32" else np.iinfo(depth).max)).astype(depth)[:, 3:]
+    kernel = kernel_extension.GpuPreprocessor(64, 0.001, 0.999, 1 / 64)
+    expected = preprocess(picture, PreprocessSpec(size=64))
+    assert np.abs(kernel.preprocess(picture).astype(int) - expected).max() <= 1
 
 
 def test_it_is_switched_off_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

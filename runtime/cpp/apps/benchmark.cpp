@@ -79,8 +79,10 @@ hffnet::Result<Samples> measure(hffnet::Classifier& classifier, const std::vecto
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
   const auto start = Clock::now();
+  hffnet::apps::keep_memory();
   const auto options = hffnet::apps::options_from(argc, argv, kUsage);
   if (!options.ok()) return fail(options.failure());
   std::vector<std::string> words = options.value().words;

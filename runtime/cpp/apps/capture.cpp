@@ -5,6 +5,7 @@
 #include <gst/app/gstappsink.h>
 #include <gst/gst.h>
 #include <gst/video/video.h>
+#include <poll.h>
 #include <sys/prctl.h>
 
 #include <charconv>
@@ -172,6 +173,12 @@ Message capture(const LiveAddress& address, hffnet::sources::Slots& slots, int m
   return camera.run(slots, messages);
 }
 
+// Whether whoever started this process still listens: it may have ended before this one asked to end with it.
+bool is_heard(int messages) {
+  pollfd asked{messages, 0, 0};
+  return ::poll(&asked, 1, 0) == 0 || (asked.revents & (POLLERR | POLLNVAL)) == 0;
+}
+
 bool is_number(const char* text, long& value) {
   const auto read = std::from_chars(text, text + std::strlen(text), value);
   return read.ec == std::errc() && *read.ptr == '\0';
@@ -189,6 +196,9 @@ int main(int argc, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
+  if (!is_heard(static_cast<int>(messages))) return 0;
+  // GStreamer starts a program that looks at its plugins: it would hold the pipe open after this one has ended.
+  for (const long descriptor : {memory, messages}) ::fcntl(static_cast<int>(descriptor), F_SETFD, FD_CLOEXEC);
   hffnet::sources::Slots slots(static_cast<int>(memory), static_cast<std::size_t>(slot_bytes));
   const auto address = hffnet::sources::address_from_uri(argv[5]);
   const auto* live = address.ok() ? std::get_if<LiveAddress>(&address.value()) : nullptr;

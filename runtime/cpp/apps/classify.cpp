@@ -37,7 +37,9 @@ int classify_all(hffnet::Classifier& classifier, const std::vector<std::string>&
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
+  hffnet::apps::keep_memory();
   const auto options = hffnet::apps::options_from(argc, argv, kUsage);
   if (!options.ok()) return fail(options.failure());
   if (options.value().help) {

@@ -1,5 +1,10 @@
 #include "options.hpp"
 
+#include <features.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <charconv>
 #include <string_view>
 
@@ -37,6 +42,13 @@ bool take(Options& options, std::string_view option, const std::string& value) {
 }
 
 }  // namespace
+
+void keep_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
+}
 
 Result<Options> options_from(int argc, char** argv, const std::string& usage) {
   Options options;

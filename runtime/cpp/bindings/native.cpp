@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.hpp"
 #include "hffnet/decode.hpp"
 #include "hffnet/preprocess.hpp"
 #include "hffnet/taxonomy.hpp"
@@ -21,36 +22,13 @@ namespace nb = nanobind;
 
 namespace {
 
-// Grows when Python's side has to change with this one; hffnet.runtime.native holds the number it was written for.
-constexpr int kInterface = 1;
-
-using Picture = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
+using hffnet::bindings::array_from;
+using hffnet::bindings::Picture;
 using Logits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-template <class T>
-nb::object array_from(std::vector<T> values, std::initializer_list<std::size_t> shape) {
-  auto held = std::make_unique<std::vector<T>>(std::move(values));
-  T* data = held->data();
-  nb::capsule owner(held.get(), [](void* kept) noexcept { delete static_cast<std::vector<T>*>(kept); });
-  static_cast<void>(held.release());
-  return nb::cast(nb::ndarray<nb::numpy, T>(data, shape, owner));
-}
-
-std::optional<hffnet::Depth> depth_of(const nb::dlpack::dtype& type) {
-  if (type == nb::dtype<std::uint8_t>()) return hffnet::Depth::kUint8;
-  if (type == nb::dtype<std::uint16_t>()) return hffnet::Depth::kUint16;
-  if (type == nb::dtype<float>()) return hffnet::Depth::kFloat32;
-  return std::nullopt;
-}
 
 // (size, size) uint8. Rows of `picture` may lie apart, its columns may not.
 nb::object preprocess(const Picture& picture, std::size_t size, double low, double high, double min_span) {
-  const auto depth = depth_of(picture.dtype());
-  if (!depth || picture.stride(1) != 1 || picture.stride(0) < static_cast<std::int64_t>(picture.shape(1))) {
-    throw std::invalid_argument("a picture of uint8, uint16 or float32 with columns side by side was expected");
-  }
-  const hffnet::GreyView view{picture.data(), *depth, picture.shape(0), picture.shape(1),
-                              static_cast<std::size_t>(picture.stride(0)) * hffnet::bytes_per_pixel(*depth)};
+  const hffnet::GreyView view = hffnet::bindings::view_of(picture);
   std::vector<std::uint8_t> input;
   {
     const nb::gil_scoped_release others_may_run;
@@ -112,7 +90,7 @@ class Decoder {
 
 NB_MODULE(_native, module) {
   module.doc() = "Compiled forms of preprocess and decode; hffnet.runtime.native says when they are used.";
-  module.attr("INTERFACE") = kInterface;
+  module.attr("INTERFACE") = hffnet::bindings::kInterface;
   module.def("preprocess", &preprocess, nb::arg("picture").noconvert(), nb::arg("size"), nb::arg("low"),
              nb::arg("high"), nb::arg("min_span"));
   nb::class_<Decoder>(module, "Decoder")

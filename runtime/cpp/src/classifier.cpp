@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "attempt.hpp"
+#include "frames/unhashed.hpp"
 
 namespace hffnet {
 namespace {
@@ -29,6 +30,10 @@ std::vector<GateResult> gates_of(const Frame& frame, FrameFingerprint* live) {
   return gates;
 }
 
+Prediction prediction_of(const Frame& frame, Timings timings) {
+  return {frame.name, frame.sha256, frame.crop, frame.acquisition, {}, {}, {}, 0, 0, std::move(timings)};
+}
+
 }  // namespace
 
 struct Classifier::Held {
@@ -36,6 +41,36 @@ struct Classifier::Held {
   OpenEngine engine;
   Preprocessor preprocess;
   Outputs outputs;
+
+  // Gates and the network's input, valid until the next call; none where a gate refuses.
+  Result<std::optional<std::span<const std::uint8_t>>> prepare(const Frame& frame, Prediction& prediction,
+                                                               FrameFingerprint* live) {
+    Timings& times = prediction.timings_ms;
+    prediction.gates = timed(times, "gates", [&] { return gates_of(frame, live); });
+    const auto& trained_um = bundle.manifest().pixel_size_um;
+    if (trained_um && frame.acquisition.pixel_size_um) {
+      prediction.gates.push_back(pixel_size_gate(*frame.acquisition.pixel_size_um, *trained_um));
+    }
+    if (prediction.not_classified()) return std::optional<std::span<const std::uint8_t>>();
+    ATTEMPT(const auto input, timed(times, "preprocess", [&] { return preprocess(frame.picture()); }));
+    return std::optional(input);
+  }
+
+  Status decide(std::span<const std::uint8_t> input, Prediction& prediction) {
+    const Manifest& manifest = bundle.manifest();
+    Timings& times = prediction.timings_ms;
+    ATTEMPT_DONE(timed(times, "infer", [&] { return engine.engine->infer(input, outputs); }));
+    if (manifest.novelty) {
+      prediction.gates.push_back(novelty_gate(outputs.logits, manifest.taxonomy, *manifest.novelty));
+    }
+    ATTEMPT(Decision decision,
+            timed(times, "decode", [&] { return decode(outputs.logits, manifest.taxonomy, manifest.decode); }));
+    prediction.decision = std::move(decision);
+    prediction.evidence = outputs.evidence;
+    prediction.evidence_height = outputs.evidence_height;
+    prediction.evidence_width = outputs.evidence_width;
+    return Done{};
+  }
 };
 
 std::optional<std::string> Prediction::not_classified() const {
@@ -70,33 +105,25 @@ Result<Classifier> Classifier::open(const std::string& path, const EngineOptions
 }
 
 Result<Prediction> Classifier::classify(const std::string& path) {
-  Timings timings;
-  ATTEMPT(const Frame frame, timed(timings, "read", [&] { return read_frame(path); }));
-  return classify_frame(frame, std::move(timings));
+  return guarded(Error::kFrame, path, [&]() -> Result<Prediction> {
+    Timings timings;
+    ATTEMPT(Unhashed read, timed(timings, "read", [&] { return read_unhashed(path); }));
+    Prediction prediction = prediction_of(read.frame, std::move(timings));
+    ATTEMPT(const auto input, held_->prepare(read.frame, prediction, nullptr));
+    if (input) ATTEMPT_DONE(held_->decide(*input, prediction));
+    // The engine leaves it a processor for long enough; what is left of the waiting is reading.
+    Timings waited;
+    prediction.sha256 = timed(waited, "read", [&] { return read.sha256.get(); });
+    prediction.timings_ms.front().second += waited.front().second;
+    return prediction;
+  });
 }
 
 Result<Prediction> Classifier::classify_frame(const Frame& frame, Timings timings, FrameFingerprint* live) {
   return guarded(Error::kFrame, frame.name, [&]() -> Result<Prediction> {
-    Prediction prediction{frame.name, frame.sha256,      frame.crop, frame.acquisition, {}, {}, {}, 0,
-                          0,          std::move(timings)};
-    Timings& times = prediction.timings_ms;
-    prediction.gates = timed(times, "gates", [&] { return gates_of(frame, live); });
-    const Manifest& manifest = held_->bundle.manifest();
-    if (manifest.pixel_size_um && frame.acquisition.pixel_size_um) {
-      prediction.gates.push_back(pixel_size_gate(*frame.acquisition.pixel_size_um, *manifest.pixel_size_um));
-    }
-    if (prediction.not_classified()) return prediction;
-    ATTEMPT(const auto input, timed(times, "preprocess", [&] { return held_->preprocess(frame.picture()); }));
-    ATTEMPT_DONE(timed(times, "infer", [&] { return held_->engine.engine->infer(input, held_->outputs); }));
-    if (manifest.novelty) {
-      prediction.gates.push_back(novelty_gate(held_->outputs.logits, manifest.taxonomy, *manifest.novelty));
-    }
-    ATTEMPT(Decision decision,
-            timed(times, "decode", [&] { return decode(held_->outputs.logits, manifest.taxonomy, manifest.decode); }));
-    prediction.decision = std::move(decision);
-    prediction.evidence = held_->outputs.evidence;
-    prediction.evidence_height = held_->outputs.evidence_height;
-    prediction.evidence_width = held_->outputs.evidence_width;
+    Prediction prediction = prediction_of(frame, std::move(timings));
+    ATTEMPT(const auto input, held_->prepare(frame, prediction, live));
+    if (input) ATTEMPT_DONE(held_->decide(*input, prediction));
     return prediction;
   });
 }

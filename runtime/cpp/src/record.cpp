@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -46,6 +47,13 @@ double rounded(double value) {
   std::array<char, 64> text{};
   std::snprintf(text.data(), text.size(), "%.3f", value);
   return std::strtod(text.data(), nullptr);
+}
+
+std::string clock_sentence(double seconds) {
+  std::array<char, 96> text{};
+  std::snprintf(text.data(), text.size(), "the clock was set %s by %.1f s", seconds > 0.0 ? "forward" : "back",
+                std::abs(seconds));
+  return text.data();
 }
 
 // A map of one class, coarser where it has many cells, so that a row stays small.
@@ -190,6 +198,15 @@ std::string RecordChain::event(const std::string& name, const std::string& reaso
   document["reason"] = text_from_name(reason);
   document["details"] = Json::object();
   for (const auto& [figure, count] : figures) document["details"][figure] = count;
+  return held_->next(document);
+}
+
+std::string RecordChain::clock_jump(double seconds) {
+  Json document = empty_document();
+  document["kind"] = "event";
+  document["name"] = "clock_jump";
+  document["reason"] = clock_sentence(seconds);
+  document["details"] = {{"seconds", rounded(seconds)}};
   return held_->next(document);
 }
 

@@ -22,9 +22,9 @@ from hffnet.runtime.engines.tensorrt import GpuSettings
 from hffnet.runtime.field_of_view import Area, FieldOfView, TileSettings
 from hffnet.runtime.frame import Acquisition, Crop, Frame
 from hffnet.runtime.gates import DEFAULT_SETTINGS, FrameFingerprint, GateResult, GateSettings, check_gates, resampling
+from hffnet.runtime.gpu_preprocess import preprocess_beside
 from hffnet.runtime.manifest import Precision
 from hffnet.runtime.novelty import novelty_gate
-from hffnet.runtime.preprocess import preprocess
 from hffnet.runtime.read import read_frame
 from hffnet.runtime.resample import Widened, outputs_inside, widened
 from hffnet.runtime.taxonomy import ClassPath
@@ -127,6 +127,7 @@ class Classifier:
         self._engine = engine
         self._gates = gates
         self._tiles = tiles
+        self._preprocess = preprocess_beside(engine.identity.name, bundle.manifest.preprocess)
 
     @classmethod
     def open(
@@ -236,7 +237,7 @@ class Classifier:
             if tile_px is None:
                 with timings.stage("preprocess"):
                     seen = widened(frame.picture, scale) if scale is not None else None
-                    input_hw = preprocess(seen.picture if seen else frame.picture, manifest.preprocess)
+                    input_hw = self._preprocess(seen.picture if seen else frame.picture)
         return PreparedFrame(
             pixels=frame.pixels,
             crop=frame.crop,
@@ -256,7 +257,7 @@ class Classifier:
         pictures = field.pictures(self._gates.min_contrast)
         while batch := list(islice(pictures, _TILES_AT_ONCE)):
             with timings.stage("preprocess"):
-                input_NHW = np.stack([preprocess(tile, manifest.preprocess) for _, tile in batch])
+                input_NHW = np.stack([self._preprocess(tile) for _, tile in batch])
             outputs = self._infer(input_NHW, timings)
             with timings.stage("decode"):
                 known = [

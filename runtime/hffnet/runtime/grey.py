@@ -10,7 +10,7 @@ What is done to each kind of sample, so that nothing happens silently:
 | 17 to 32 bit, 64 bit | uint16, float32 | as it is where 16 bits hold it, else divided by the next 2^n - 1 |
 | signed 8, 16 bit | uint8, uint16 | shifted by 128 or 32768: order and distances stay |
 | signed 32, 64 bit | as unsigned | smallest value becomes 0 |
-| float | float32 | as it is; NaN and infinity are refused |
+| float | float32 | as it is; NaN, infinity and what is beyond 1e29 are refused |
 | palette | uint8, uint16 | looked up, then as colour |
 | colour | as above | Rec. 601 luma, 0.299 R + 0.587 G + 0.114 B; alpha is dropped |
 """
@@ -23,6 +23,9 @@ import numpy.typing as npt
 
 from hffnet.runtime.errors import FrameError
 from hffnet.runtime.frame import GreyPixels
+
+MOST_REAL = 1e29
+"""Largest real grey level: sums over all pixels of the largest frame stay finite in float32."""
 
 Samples = npt.NDArray[Any]
 """(H, W) or (H, W, samples), any dtype."""
@@ -140,11 +143,13 @@ def _from_unsigned(samples: Samples, bits: int | None) -> Samples:
 def _from_float(samples: Samples, name: str) -> Samples:
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
         grey = samples.astype(np.float32, copy=False)
-    if not np.isfinite(grey).all():
-        bad = int(grey.size - np.count_nonzero(np.isfinite(grey)))
+    is_level = np.abs(grey) <= MOST_REAL
+    if not is_level.all():
+        bad = int(grey.size - np.count_nonzero(is_level))
         raise FrameError(
-            f"{name}: {bad} of {grey.size} pixels are NaN or infinite, finite grey levels were expected. "
-            "The frame is not complete or was computed wrongly: save it again, as 8- or 16-bit grey if possible."
+            f"{name}: {bad} of {grey.size} pixels are NaN or infinite (or beyond {MOST_REAL:g}), finite grey levels "
+            "were expected. The frame is not complete or was computed wrongly: save it again, as 8- or 16-bit grey if "
+            "possible."
         )
     return np.asarray(grey)
 

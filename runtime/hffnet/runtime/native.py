@@ -1,5 +1,7 @@
 """The optional compiled forms of ``preprocess`` and ``decode``: used where they are built, never required.
 
+``_native_cuda``, built where a CUDA toolkit is found as well, holds preprocess as a kernel (``gpu_preprocess``).
+
 ``HFFNET_NATIVE=1 pip install .`` builds them from runtime/cpp; ``HFFNET_NATIVE=0`` in the environment of a run switches
 them off. Both forms answer alike: the input within one grey level, paths equal, probabilities within 1e-6.
 """
@@ -8,7 +10,7 @@ import os
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hffnet.runtime.taxonomy import Taxonomy
 
@@ -18,17 +20,17 @@ if TYPE_CHECKING:
 VARIABLE = "HFFNET_NATIVE"
 INTERFACE = 1
 """Of the module this code was written for; one that was built from other sources is not used."""
-_NAME = "hffnet.runtime._native"
 
 
-def find_native() -> tuple[ModuleType | None, str]:
-    """The extension, or None and why it is not used."""
+def find_native(name: Literal["_native", "_native_cuda"] = "_native") -> tuple[ModuleType | None, str]:
+    """The extension, or the one with the CUDA kernel; or None and why it is not used."""
     if (wish := os.environ.get(VARIABLE, "")).lower() in {"0", "off", "no", "false"}:
         return None, f"switched off by {VARIABLE}={wish}"
+    full_name = f"hffnet.runtime.{name}"
     try:
-        module = import_module(_NAME)
+        module = import_module(full_name)
     except ModuleNotFoundError as error:
-        return None, "not built" if error.name == _NAME else f"built, but cannot be loaded: {error}"
+        return None, "not built" if error.name == full_name else f"built, but cannot be loaded: {error}"
     except ImportError as error:
         return None, f"built, but cannot be loaded: {error}"
     found = getattr(module, "INTERFACE", None)

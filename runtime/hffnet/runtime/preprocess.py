@@ -73,7 +73,13 @@ def preprocess(picture: GreyPixels, spec: PreprocessSpec) -> npt.NDArray[np.uint
 
 def _compiled(picture: GreyPixels, spec: PreprocessSpec) -> npt.NDArray[np.uint8]:
     assert native.MODULE is not None
-    side_by_side = picture.strides[1] == picture.itemsize and picture.strides[0] >= picture.shape[1] * picture.itemsize
-    rows = picture if side_by_side else np.ascontiguousarray(picture)
-    stretched: npt.NDArray[np.uint8] = native.MODULE.preprocess(rows, spec.size, spec.low, spec.high, spec.min_span)
+    stretched: npt.NDArray[np.uint8] = native.MODULE.preprocess(
+        rows_of(picture), spec.size, spec.low, spec.high, spec.min_span
+    )
     return stretched
+
+
+def rows_of(picture: GreyPixels) -> GreyPixels:
+    """The picture with its columns side by side, as compiled forms take it; copied only where it is not."""
+    side_by_side = picture.strides[1] == picture.itemsize and picture.strides[0] >= picture.shape[1] * picture.itemsize
+    return picture if side_by_side else np.ascontiguousarray(picture)

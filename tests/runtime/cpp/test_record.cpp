@@ -3,6 +3,7 @@
 #include <string>
 
 #include "canonical_json.hpp"
+#include "clock_watch.hpp"
 #include "hffnet/record.hpp"
 
 TEST_CASE("numbers are written as Python's repr has them") {
@@ -33,6 +34,24 @@ TEST_CASE("names that are not UTF-8 become text") {
   CHECK(hffnet::text_from_name("\xc0\xaf") == "\\xc0\\xaf");           // overlong
   CHECK(hffnet::text_from_name("\xed\xa0\x80") == "\\xed\\xa0\\x80");  // a surrogate
   CHECK(hffnet::text_from_name("\xf4\x90\x80\x80") == "\\xf4\\x90\\x80\\x80");
+}
+
+TEST_CASE("a clock that is set is a row, one that runs is none") {
+  double now = 10.0, wall = 0.0;  // 1970
+  hffnet::apps::ClockWatch watch([&] { return now; }, [&] { return wall; });
+  now += 3600.0;
+  wall += 3601.0;  // slewed
+  CHECK_FALSE(watch.jump_s());
+  now += 1.0;
+  wall = 1.8e9;
+  CHECK(watch.jump_s() == Approx(1.8e9 - 3602.0));
+  CHECK_FALSE(watch.jump_s());
+  hffnet::RecordChain chain("s");
+  const auto row = nlohmann::json::parse(chain.clock_jump(-7.25049));
+  CHECK(row["kind"] == "event");
+  CHECK(row["name"] == "clock_jump");
+  CHECK(row["reason"] == "the clock was set back by 7.3 s");
+  CHECK(row["details"]["seconds"] == -7.25);
 }
 
 TEST_CASE("rows are numbered, and an event is a row") {

@@ -1,7 +1,16 @@
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
 #include <catch2/catch.hpp>
+#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "row_file.hpp"
 #include "temporary.hpp"
@@ -54,4 +63,45 @@ TEST_CASE("a torn last line is left out and cut, any other foreign line is refus
       "{\"schema_version\":\"1\",\"kind\":\"result\"}\n", "{\"schema_version\":1,\"kind\":\"result\"}\n", "\n");
   folder.write("foreign", foreign);
   CHECK_FALSE(hffnet::apps::DoneRows().read(folder / "foreign", "b", "s").ok());
+}
+
+TEST_CASE("what is no file of lines holds no rows, and what cannot be read to its end is not cut") {
+  const TemporaryFolder folder;
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  hffnet::apps::DoneRows done;
+  CHECK(done.read(folder / "pipe", "b", "s").ok());  // waits for nobody
+  CHECK(done.read("/dev/null", "b", "s").ok());
+  const auto refused = done.read(folder.path().string(), "b", "s");
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.failure().sentence.find("cannot be read to its end (Is a directory)") != std::string::npos);
+  folder.write("long", std::string(17 << 20, 'x'));
+  CHECK(done.read(folder / "long", "b", "s").failure().sentence.find("line 1 is too long") != std::string::npos);
+}
+
+TEST_CASE("a full pipe that its maker set not to wait is waited for") {
+  std::array<int, 2> ends{};
+  REQUIRE(::pipe2(ends.data(), O_NONBLOCK) == 0);
+  const int output = ::dup(STDOUT_FILENO);
+  std::fflush(stdout);
+  REQUIRE(::dup2(ends[1], STDOUT_FILENO) == STDOUT_FILENO);
+  const std::string row(200'000, 'r');  // three times what a pipe holds
+  std::string got;
+  std::thread reader([&] {
+    std::array<char, 4096> part{};
+    pollfd waited{ends[0], POLLIN, 0};
+    while (got.size() < row.size() + 1 && ::poll(&waited, 1, 5000) == 1) {
+      const ssize_t count = ::read(ends[0], part.data(), part.size());
+      if (count > 0) got.append(part.data(), static_cast<std::size_t>(count));
+    }
+  });
+  const hffnet::sources::Stop stop;
+  std::vector<std::string> said;
+  const bool is_written = hffnet::apps::RowFile::standard_output().append(
+      row, stop, [&](const std::string& sentence) { said.push_back(sentence); });
+  reader.join();
+  ::dup2(output, STDOUT_FILENO);
+  for (const int descriptor : {output, ends[0], ends[1]}) ::close(descriptor);
+  CHECK(is_written);
+  CHECK(got == row + "\n");
+  CHECK(said.empty());
 }

@@ -1,18 +1,25 @@
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <catch2/catch.hpp>
+#include <csignal>
 #include <deque>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "sources/address.hpp"
 #include "sources/capture_link.hpp"
+#include "sources/capture_process.hpp"
 #include "sources/live_source.hpp"
 #include "sources/restarts.hpp"
 #include "sources/watch_folder.hpp"
@@ -193,6 +200,84 @@ TEST_CASE("a folder that vanishes and returns is watched again") {
   CHECK(watched.until_quiet() == Names{"b.tif"});
 }
 
+TEST_CASE("years that 64 bits of nanoseconds do not reach are years like others") {
+  const TemporaryFolder folder;
+  Watched watched(folder);
+  folder.write("a.tif");
+  folder.write("b.tif");
+  const std::array<timespec, 2> far{{{13'569'465'600, 0}, {13'569'465'600, 0}}};  // 2400-01-01
+  const std::array<timespec, 2> before{{{-13'569'465'600, 0}, {-13'569'465'600, 0}}};
+  REQUIRE(::utimensat(AT_FDCWD, (folder / "a.tif").c_str(), far.data(), 0) == 0);
+  REQUIRE(::utimensat(AT_FDCWD, (folder / "b.tif").c_str(), before.data(), 0) == 0);
+  CHECK(watched.until_quiet() == Names{"b.tif", "a.tif"});
+}
+
+TEST_CASE("patterns are Python's: a backslash is a letter") {
+  const TemporaryFolder folder;
+  FolderOptions options;
+  options.pattern = " *\\?.png , [!a]*.tif";
+  Watched watched(folder, options);
+  for (const char* name : {"x\\1.PNG", "x?.png", "a.tif", "b.tif"}) folder.write(name);
+  Names names = watched.until_quiet();
+  std::sort(names.begin(), names.end());
+  CHECK(names == Names{"b.tif", "x\\1.PNG"});
+}
+
+TEST_CASE("a folder whose time does not change is looked at seldom, and at once when it changes") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 50; ++i) folder.write(std::to_string(i));
+  FolderListing listing(
+      folder.path().string(), [](const std::string&) { return true; },
+      [](const std::string&, const FileStamp&) { return true; });
+  int gone = 0;
+  CHECK(listing.is_due(1000.0, gone));
+  CHECK(listing.look(1000.0, gone).found.empty());
+  CHECK(listing.stamps().size() == 50);
+  CHECK(listing.is_due(1001.0, gone));  // within a tick of its time
+  listing.look(1003.0, gone);
+  CHECK_FALSE(listing.is_due(1003.0, gone));
+  folder.write("new");
+  CHECK(listing.is_due(1003.0, gone));
+  CHECK(listing.look(1003.0, gone).found.size() == 1);
+}
+
+TEST_CASE("what was deleted is forgotten, what was rewritten is found, what is left is known") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 20; ++i) folder.write(std::to_string(i));
+  FolderListing listing(
+      folder.path().string(), [](const std::string&) { return true; },
+      [](const std::string&, const FileStamp&) { return false; });
+  int gone = 0;
+  for (const NewFile& file : listing.look(1000.0, gone).found) listing.mark(file.name, file.stamp);
+  CHECK(listing.look(1001.0, gone).found.empty());
+  std::filesystem::remove(folder.path() / "3");
+  folder.write("4", "another frame");
+  listing.look(1002.0, gone);  // the places that are asked again go round
+  const Look look = listing.look(1003.0, gone);
+  REQUIRE(look.found.size() == 1);
+  CHECK(look.found[0].name == "4");
+  CHECK(listing.stamps().size() == 18);
+}
+
+TEST_CASE("the wait for a new file ends when it comes") {
+  const TemporaryFolder folder;
+  FolderOptions options;
+  options.poll_s = 3600.0;  // without events nothing would be seen
+  options.settle_s = 0.01;
+  WatchFolder source(
+      {folder.path().string(), options}, {}, [](const std::string&, const FileStamp&) { return false; },
+      [](const std::string&) {});
+  const Stop stop;
+  std::thread writer([&] {
+    stop.wait(0.05);
+    folder.write("a.tif");
+  });
+  const auto item = source.next(stop);
+  writer.join();
+  REQUIRE(item);
+  CHECK(item->name == "a.tif");
+}
+
 TEST_CASE("more files than one look takes all come in order") {
   const TemporaryFolder folder;
   FolderListing listing(
@@ -219,6 +304,13 @@ TEST_CASE("addresses say what is wrong with them") {
   const std::string dir = std::string("dir:").append(path);
   const auto folder_of = [](const std::string& uri) { return std::get<FolderAddress>(address_from_uri(uri).value()); };
   CHECK(folder_of(path + "/").folder == path);
+  CHECK(folder_of(dir + "/.//").folder == path);
+  std::filesystem::create_directories(folder.path() / "far" / "below");
+  std::filesystem::create_directory_symlink(folder.path() / "far" / "below", folder.path() / "link");
+  CHECK(folder_of(path + "/link/..").folder == path + "/link/..");  // not the folder that the text alone would give
+  CHECK_FALSE(folder_of(dir + "?events=Off").options.events);
+  CHECK(address_from_uri(dir + "%00.tif").failure().error == Error::kSource);
+  CHECK(address_from_uri(dir + "?pattern=,%20,").failure().error == Error::kConfig);
   CHECK(folder_of(dir + "?pattern=a%2A.tif&recursive=true&poll_s=0.5").options.pattern == "a*.tif");
   const auto live = std::get<LiveAddress>(address_from_uri("rtsp://me:secret@camera/live?x=1#stall_s=3").value());
   CHECK(live.name == "rtsp://camera/live?x=1");
@@ -258,6 +350,8 @@ TEST_CASE("frames and messages cross a pipe and memory whole") {
   Message forged = got[0];
   forged.height = 4000000000U;
   CHECK_FALSE(slots.take(forged));
+  CHECK_FALSE(Slots(memory, 4097).ok());  // beyond the end of the memory
+  CHECK_FALSE(Slots(memory, 8).ok());
   forged = got[0];
   forged.index = 4;  // written over meanwhile
   CHECK_FALSE(slots.take(forged));
@@ -266,6 +360,70 @@ TEST_CASE("frames and messages cross a pipe and memory whole") {
   CHECK(inbox.receive(1.0, -1).empty());
   CHECK(inbox.is_closed());
   for (const int descriptor : {memory, ends[0], ends[1]}) ::close(descriptor);
+}
+
+namespace {
+
+// A program that stands for the capture: a shell with the words of the test. "$1" and "$2" are its descriptors.
+class Program {
+ public:
+  Program(const TemporaryFolder& folder, const std::string& words) : path_(folder / "capture") {
+    folder.write("capture", "#!/bin/sh\n" + words + "\n");
+    std::filesystem::permissions(path_, std::filesystem::perms::owner_all);
+  }
+  std::unique_ptr<Capture> start() const { return start_capture(path_, "gst:x").value(); }
+
+ private:
+  std::string path_;
+};
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// What it says last, however long it takes.
+std::string last_words(Capture& capture) {
+  std::vector<Message> messages;
+  while (messages.empty()) messages = capture.receive(1.0, -1);
+  return messages.back().text;
+}
+
+}  // namespace
+
+TEST_CASE("a capture gets its two descriptors and no other, and its end is told") {
+  const TemporaryFolder folder;
+  const int left_open = ::open("/dev/null", O_RDONLY);  // by a library that does not close on exec
+  const Program program(folder, "ls /proc/$$/fd > " + (folder / "fds") + "; exit 7");
+  const auto capture = program.start();
+  CHECK(last_words(*capture) == "the capture process ended (exit code 7)");
+  ::close(left_open);
+  const std::string found = content_of(folder / "fds");
+  for (const char* number : {"0\n", "1\n", "2\n", "3\n", "4\n"}) CHECK(found.find(number) != std::string::npos);
+  CHECK(found.find("5\n") == std::string::npos);
+}
+
+TEST_CASE("a capture that dies of a signal says so, and one that stays is killed") {
+  const TemporaryFolder folder;
+  CHECK(last_words(*Program(folder, "kill -9 $$").start()) == "the capture process ended (signal 9)");
+  auto capture = Program(folder, "echo $$ > " + (folder / "pid.part") + "; mv " + (folder / "pid.part") + " " +
+                                     (folder / "pid") + "; exec sleep 600")
+                     .start();
+  const Stop stop;
+  while (!std::filesystem::exists(folder / "pid")) stop.wait(0.005);
+  const pid_t process = std::stoi(content_of(folder / "pid"));
+  CHECK(::kill(process, 0) == 0);
+  capture.reset();
+  CHECK(::kill(process, 0) != 0);
+}
+
+TEST_CASE("a capture that talks nonsense is closed, and one that is not there cannot be started") {
+  const TemporaryFolder folder;
+  const auto capture = Program(folder, "head -c 64 /dev/zero >&4; exit 3").start();
+  CHECK(last_words(*capture) == "the capture process ended (exit code 3)");
+  const auto absent = start_capture(folder / "absent", "gst:x");
+  CHECK(absent.failure().error == Error::kSource);
+  CHECK(absent.failure().sentence.find("No such file") != std::string::npos);
 }
 
 TEST_CASE("waits double to thirty seconds, and there are never more than five starts a minute") {

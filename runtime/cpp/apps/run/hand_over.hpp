@@ -26,6 +26,13 @@ class HandOver {
     return true;
   }
 
+  // Waits at most so long until `put` would not wait; whether it would not.
+  bool wait_for_room(double seconds) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::duration<double>(seconds),
+                             [&] { return items_.size() < most_ || is_refusing_; });
+  }
+
   // Waits at most so long; none where nothing came, or nothing will.
   std::optional<T> get(double seconds) {
     std::unique_lock lock(mutex_);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "attempt.hpp"
+#include "clock_watch.hpp"
 #include "hand_over.hpp"
 
 namespace hffnet::apps {
@@ -126,7 +127,7 @@ class Desk {
     if (const auto* notice = std::get_if<sources::Notice>(&arrived)) {
       return chain_.event(notice->event, notice->reason, notice->figures);
     }
-    Arrival& arrival = std::get<Arrival>(arrived);
+    auto& arrival = std::get<Arrival>(arrived);
     arrival.timings_ms.emplace_back("queued", (monotonic_s() - arrival.at) * 1e3);
     if (!arrival.frame) return failed(arrival, arrival.reason);
     FrameFingerprint* previous = arrival.subject.live ? &previous_ : nullptr;
@@ -169,7 +170,18 @@ class Writer {
  public:
   Writer(RowFile& rows, Stop& stop, const Tell& tell) : rows_(rows), stop_(stop), tell_(tell) {}
 
-  void put(std::string row) { queue_.put(std::move(row)); }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  // Also where an exception passes: a thread that is not waited for ends the program without a word.
+  ~Writer() {
+    if (thread_.joinable()) finish();
+  }
+
+  // Tells `service` of life while the disk is full: the run holds still and does not hang.
+  void put(std::string row, Service& service) {
+    while (!queue_.wait_for_room(kBeatS)) service.beat();
+    queue_.put(std::move(row));
+  }
 
   // Writes what is there; whether everything was.
   bool finish() {
@@ -206,15 +218,17 @@ Result<RunSummary> run_pipeline(Source source, const std::optional<BarSetting>& 
   std::thread([reader] { reader->run(); }).detach();
   Desk desk(classifier, chain, tell);
   Writer writer(rows, stop, tell);
+  ClockWatch clock_watch;
   std::optional<Failure> failure;
   while (!stop.is_set() && !failure) {
     service.beat();
     auto arrived = reader->arrivals.get(kBeatS);
     if (!arrived && reader->arrivals.is_over()) break;
     if (!arrived || stop.is_set()) continue;
+    if (const auto seconds = clock_watch.jump_s()) writer.put(chain.clock_jump(*seconds), service);
     auto row = desk.row(std::move(*arrived));
     if (row.ok()) {
-      writer.put(std::move(row).value());
+      writer.put(std::move(row).value(), service);
     } else {
       failure = std::move(row).failure();
     }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 
 #include "hffnet/result.hpp"
@@ -16,7 +17,7 @@ namespace hffnet::apps {
 class DoneRows {
  public:
   // Reads the rows of a file; those of other bundles and settings do not count as done. A last line that a crash tore
-  // is left out. Error::kRecord: not readable, or another line is no row.
+  // is left out; a pipe or device holds none. Error::kRecord: not readable to its end, or another line is no row.
   Status read(const std::string& path, const std::string& bundle_sha256, const std::string& settings_sha256);
 
   bool holds(const std::string& path, const sources::FileStamp& stamp) const;
@@ -26,7 +27,7 @@ class DoneRows {
   std::uint64_t whole_bytes() const { return whole_bytes_; }
 
  private:
-  Status take(const std::string& line, const std::string& bundle_sha256, const std::string& settings_sha256);
+  Status take(std::string_view line, const std::string& bundle_sha256, const std::string& settings_sha256);
 
   std::unordered_set<std::string> inputs_;
   std::uint64_t last_seq_ = 0, whole_bytes_ = 0;
@@ -40,7 +41,7 @@ class RowFile {
 
   // A file, created where absent and locked; Error::kRecord where it cannot be, or another program has it.
   static Result<RowFile> open(const std::string& path);
-  static RowFile standard_output() { return RowFile(1, false); }
+  static RowFile standard_output() { return {1, false}; }
 
   RowFile(RowFile&& other) noexcept;
   RowFile& operator=(RowFile&& other) noexcept;
@@ -57,8 +58,12 @@ class RowFile {
  private:
   RowFile(int descriptor, bool is_ours) : descriptor_(descriptor), is_ours_(is_ours) {}
 
+  bool write_line(const std::string& line, const sources::Stop& stop, const Tell& tell);
+  bool wait_for_room(int reason, const sources::Stop& stop, const Tell& tell);
+
   int descriptor_;
   bool is_ours_;
+  bool is_waiting_ = false;  // and it was told why
 };
 
 }  // namespace hffnet::apps

@@ -1,8 +1,8 @@
 // hffnet-run-cpp BUNDLE SOURCE: classifies what a source offers, live, until it ends or a signal comes; one JSON line
 // per result with the fields of `hffnet run --jsonl`, sentences for people on stderr.
+#include <fcntl.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
@@ -57,6 +57,15 @@ int fail(const Failure& failure) {
   return exit_code(failure.error);
 }
 
+// Opens what was closed of the standard streams, so that no file of ours takes such a number and gets others' words.
+bool has_standard_output() {
+  const bool has_output = ::fcntl(STDOUT_FILENO, F_GETFD) >= 0;
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) < 0) static_cast<void>(::open("/dev/null", O_RDWR));
+  }
+  return has_output;
+}
+
 void install_signals(sources::Stop& stop) {
   stop_of_signals = &stop;
   struct sigaction action {};
@@ -65,6 +74,7 @@ void install_signals(sources::Stop& stop) {
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGCHLD, SIG_DFL);  // ignored by who started us, the capture's end would not be told
 }
 
 // Where rows go, going on after what is there; `done` gets what was done.
@@ -124,12 +134,18 @@ Result<apps::RunSummary> run(const apps::Options& options, sources::Stop& stop) 
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): without memory for a sentence there is nothing to say
 int main(int argc, char** argv) {
+  apps::keep_memory();
+  const bool has_output = has_standard_output();
   const auto options = apps::options_from(argc, argv, kUsage);
   if (!options.ok()) return fail(options.failure());
   if (options.value().help || options.value().words.size() != 2) {
     (options.value().help ? std::cout : std::cerr) << kUsage;
     return options.value().help ? 0 : 2;
+  }
+  if (!has_output && options.value().jsonl == "-") {
+    return fail({Error::kRecord, "standard output is closed: name a file with --jsonl"});
   }
   sources::Stop stop;
   install_signals(stop);

@@ -62,6 +62,9 @@ class HFFNET_API RecordChain {
   std::string event(const std::string& name, const std::string& reason,
                     const std::map<std::string, std::uint64_t>& figures);
 
+  // ... the wall clock was set by so many seconds.
+  std::string clock_jump(double seconds);
+
   std::uint64_t last_seq() const;
 
  private:

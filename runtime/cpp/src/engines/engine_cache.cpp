@@ -64,6 +64,16 @@ Result<Bytes> hmac(View secret, const std::string& name, View content) {
   return seal;
 }
 
+// Who may write to the folder could replace the secret, and seal what this process would then run.
+Status is_ours(const fs::path& folder) {
+  struct stat found {};
+  if (::stat(folder.c_str(), &found) != 0) return refused(words_of(errno));
+  if (!S_ISDIR(found.st_mode)) return refused("it is not a folder");
+  if (found.st_uid != ::getuid()) return refused("its folder belongs to user " + std::to_string(found.st_uid));
+  if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0) return refused("others can write to its folder");
+  return Done{};
+}
+
 // Why the folder cannot be used; made where it is absent.
 Status usable(const fs::path& folder) {
   std::error_code error;
@@ -71,13 +81,21 @@ Status usable(const fs::path& folder) {
     fs::create_directories(folder.parent_path(), error);
     if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return refused(words_of(errno));
   }
-  struct stat found {};
-  if (::stat(folder.c_str(), &found) != 0) return refused(words_of(errno));
-  if (!S_ISDIR(found.st_mode)) return refused("it is not a folder");
-  if (found.st_uid != ::getuid()) return refused("it belongs to user " + std::to_string(found.st_uid));
-  if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0) return refused("others can write to it");
+  ATTEMPT_DONE(is_ours(folder));
   if (::access(folder.c_str(), W_OK) != 0) return refused("it is read-only");
   return Done{};
+}
+
+// Bytes of a file, or of all files in a folder that a library fills itself.
+std::uint64_t size_of(const fs::directory_entry& entry, std::error_code& gone) {
+  if (entry.symlink_status(gone).type() != fs::file_type::directory) return entry.file_size(gone);
+  std::uint64_t total = 0;
+  for (auto below = fs::recursive_directory_iterator(entry.path(), gone);
+       !gone && below != fs::recursive_directory_iterator(); below.increment(gone)) {
+    std::error_code none;
+    if (below->symlink_status(none).type() == fs::file_type::regular) total += below->file_size(none);
+  }
+  return total;
 }
 
 }  // namespace
@@ -171,8 +189,6 @@ std::optional<Bytes> EngineCache::stored_engine(const EngineKey& key) {
     return pass_over("it is stale: built by " + key.library + " " + version + ", this is " + key.library_version);
   }
   if (built_for != key.document()) return pass_over("it was built for another graph, GPU or option");
-  std::error_code error;
-  fs::last_write_time(path(key.stem()), fs::file_time_type::clock::now(), error);  // most recently used
   content.erase(content.begin(), end + 1);
   return content;
 }
@@ -193,6 +209,7 @@ void EngineCache::write(const std::string& name, std::span<const std::uint8_t> c
 Result<Bytes> EngineCache::unsealed(const std::string& name) {
   ATTEMPT(auto file, whole_file(path(name), kMaxBytes));
   if (!file) return Bytes();
+  ATTEMPT_DONE(is_ours(folder_));
   Bytes content = std::move(*file);
   if (content.size() <= kMagic.size() + kSeal) return refused("it is damaged");
   if (!std::equal(kMagic.begin(), kMagic.end(), content.begin())) return refused("it is not a file of this cache");
@@ -202,6 +219,8 @@ Result<Bytes> EngineCache::unsealed(const std::string& name) {
     return refused("it is damaged, or was not written by this user on this machine");
   }
   content.erase(content.begin(), content.begin() + static_cast<std::ptrdiff_t>(kMagic.size() + kSeal));
+  std::error_code error;
+  fs::last_write_time(path(name), fs::file_time_type::clock::now(), error);  // most recently used
   return content;
 }
 
@@ -261,7 +280,7 @@ void EngineCache::store(const std::string& name, std::span<const std::uint8_t> c
   evict(place);
 }
 
-// Least recently used files go first once the folder holds more than it may.
+// Least recently used files, and folders of libraries, go first once the cache holds more than it may.
 void EngineCache::evict(const fs::path& keep) {
   struct Kept {
     fs::file_time_type used;
@@ -273,19 +292,21 @@ void EngineCache::evict(const fs::path& keep) {
   std::error_code error;
   for (auto entry = fs::directory_iterator(folder_, error); !error && entry != fs::directory_iterator();
        entry.increment(error)) {
-    if (entry->path().extension() != ".sealed") continue;
+    if (entry->path().extension() != ".sealed" && entry->path().extension() != ".files") continue;
     std::error_code gone;  // another process may remove it meanwhile
-    const Kept kept{entry->last_write_time(gone), entry->file_size(gone), entry->path()};
+    const Kept kept{entry->last_write_time(gone), size_of(*entry, gone), entry->path()};
     if (gone) continue;
     total += kept.size;
     files.push_back(kept);
   }
   std::sort(files.begin(), files.end(), [](const Kept& one, const Kept& other) { return one.used < other.used; });
+  std::string kept_folder = keep.stem().string();  // X.files, of which X-files.sealed is the list
+  if (kept_folder.ends_with("-files")) kept_folder.resize(kept_folder.size() - std::string_view("-files").size());
   for (const Kept& file : files) {
     if (total <= max_bytes_) return;
-    if (file.path == keep) continue;
+    if (file.path == keep || file.path.stem() == kept_folder) continue;
     std::error_code gone;
-    fs::remove(file.path, gone);
+    fs::remove_all(file.path, gone);
     total -= file.size;
   }
 }

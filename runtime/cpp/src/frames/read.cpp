@@ -1,22 +1,20 @@
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <future>
+#include <memory>
 #include <thread>
 
 #include "attempt.hpp"
+#include "frames/incoming_file.hpp"
 #include "frames/info_bar.hpp"
 #include "frames/metadata.hpp"
 #include "frames/raster.hpp"
 #include "frames/samples.hpp"
 #include "frames/tiff.hpp"
 #include "frames/tiff_directory.hpp"
+#include "frames/unhashed.hpp"
 #include "hffnet/frame.hpp"
 #include "sha256.hpp"
 
@@ -26,59 +24,15 @@ namespace {
 constexpr std::size_t kWorthAThread = std::size_t{1} << 18U;  // bytes: hashing them takes several times its start
 constexpr std::size_t kMaxSidecarBytes = std::size_t{1} << 18U;
 
-// An open file that closes itself.
-class File {
- public:
-  // Never waits on a pipe or a device.
-  File(const std::string& path, bool follow_links)
-      : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (follow_links ? 0 : O_NOFOLLOW))) {}
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  ~File() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  int descriptor() const { return descriptor_; }
-
- private:
-  int descriptor_;
-};
-
-Failure unreadable(const std::string& path, int number) {
-  return Failure{Error::kFrame, path + ": cannot be read (" + std::strerror(number) +
-                                    "). An existing, readable frame was expected: check path and permissions."};
-}
-
-// All bytes of a regular file, read once; what is written later belongs to another read.
-Result<std::vector<std::uint8_t>> file_bytes(const std::string& path, std::size_t max_bytes, bool follow_links) {
-  const File file(path, follow_links);
-  struct stat about {};
-  if (file.descriptor() < 0 || ::fstat(file.descriptor(), &about) != 0) return unreadable(path, errno);
-  if (!S_ISREG(about.st_mode)) {
-    return Failure{Error::kFrame, path + ": a file was expected, a folder, pipe or device found. Give a frame's path."};
-  }
-  Limits limits;
-  limits.max_file_bytes = max_bytes;
-  const auto size = static_cast<std::size_t>(about.st_size);
-  ATTEMPT_DONE(check_file_size(size, limits, path));
-  std::vector<std::uint8_t> data(size);
-  std::size_t filled = 0;
-  while (filled < size) {
-    const ssize_t got = ::read(file.descriptor(), data.data() + filled, size - filled);
-    if (got < 0 && errno != EINTR) return unreadable(path, errno);
-    if (got == 0) break;
-    filled += got > 0 ? static_cast<std::size_t>(got) : 0;
-  }
-  data.resize(filled);
-  return data;
-}
-
 // The first sidecar that can be read.
-std::optional<std::vector<std::uint8_t>> sidecar_of(const std::string& path, bool follow_links) {
+std::shared_ptr<const IncomingFile> sidecar_of(const std::string& path, bool follow_links) {
   for (const std::string& place : sidecars_of(path)) {
-    auto data = file_bytes(place, kMaxSidecarBytes, follow_links);
-    if (data.ok()) return std::move(data).value();
+    auto opened = IncomingFile::open(place, kMaxSidecarBytes, follow_links);
+    if (!opened.ok()) continue;
+    auto file = std::move(opened).value();
+    if (file->read().ok()) return file;
   }
-  return std::nullopt;
+  return nullptr;
 }
 
 bool begins_with(Bytes data, std::string_view magic) {
@@ -100,6 +54,27 @@ Result<GreyPixels> decoded(Bytes data, const std::string& name, const Limits& li
                                     "the frame from the microscope in one of these formats."};
 }
 
+// A hash of so many bytes, computed beside what follows where it is worth it and there is a processor for it.
+template <class Hash>
+std::future<std::string> beside(std::size_t num_bytes, Hash hash) {
+  const bool is_beside = num_bytes >= kWorthAThread && std::thread::hardware_concurrency() > 1;
+  return std::async(is_beside ? std::launch::async | std::launch::deferred : std::launch::deferred, std::move(hash));
+}
+
+// All of a frame but its hash.
+Result<Frame> described_frame(Bytes data, const std::string& name, const Limits& limits,
+                              const std::optional<BarSetting>& bar, const std::optional<Bytes>& sidecar) {
+  std::map<unsigned, Bytes> tags;
+  if (is_tiff(data)) {
+    ATTEMPT(tags, tags_from_tiff(data, name));
+  }
+  ATTEMPT(GreyPixels pixels, decoded(data, name, limits));
+  Described described = described_from_tags(tags, pixels.width);
+  if (sidecar && !described.acquisition.vendor) described = described_from_sidecar(*sidecar, pixels.width);
+  ATTEMPT(Crop crop, crop_of(pixels, described, bar, name));
+  return Frame{std::move(pixels), std::move(crop), name, "", std::move(described.acquisition)};
+}
+
 }  // namespace
 
 GreyView Frame::picture() const {
@@ -118,13 +93,26 @@ std::vector<std::string> sidecars_of(const std::string& path) {
           (source.parent_path() / (source.stem().string() + "-" + suffix + ".hdr")).string()};
 }
 
+Result<Unhashed> read_unhashed(const std::string& path, const Limits& limits, const std::optional<BarSetting>& bar,
+                               bool follow_links) {
+  return guarded(Error::kFrame, path, [&]() -> Result<Unhashed> {
+    ATTEMPT(const std::shared_ptr<IncomingFile> file, IncomingFile::open(path, limits.max_file_bytes, follow_links));
+    // It hashes what was read so far. Whatever `read` returns, it says that no more will come.
+    std::future<std::string> sha256 = beside(file->size(), [file] { return file->sha256(); });
+    ATTEMPT_DONE(file->read());
+    const auto sidecar = sidecar_of(path, follow_links);
+    ATTEMPT(Frame frame, described_frame(file->bytes(), path, limits, bar,
+                                         sidecar ? std::optional<Bytes>(sidecar->bytes()) : std::nullopt));
+    return Unhashed{std::move(frame), std::move(sha256)};
+  });
+}
+
 Result<Frame> read_frame(const std::string& path, const Limits& limits, const std::optional<BarSetting>& bar,
                          bool follow_links) {
   return guarded(Error::kFrame, path, [&]() -> Result<Frame> {
-    ATTEMPT(const std::vector<std::uint8_t> data, file_bytes(path, limits.max_file_bytes, follow_links));
-    const auto sidecar = sidecar_of(path, follow_links);
-    return frame_from_bytes(data, path, limits, bar,
-                            sidecar ? std::optional<std::span<const std::uint8_t>>(*sidecar) : std::nullopt);
+    ATTEMPT(Unhashed read, read_unhashed(path, limits, bar, follow_links));
+    read.frame.sha256 = read.sha256.get();
+    return std::move(read.frame);
   });
 }
 
@@ -133,19 +121,10 @@ Result<Frame> frame_from_bytes(std::span<const std::uint8_t> data, const std::st
                                std::optional<std::span<const std::uint8_t>> sidecar) {
   return guarded(Error::kFrame, name, [&]() -> Result<Frame> {
     ATTEMPT_DONE(check_file_size(data.size(), limits, name));
-    // The hash takes longer than decoding: beside it where there is a processor for it.
-    const bool is_beside = data.size() >= kWorthAThread && std::thread::hardware_concurrency() > 1;
-    const auto when = is_beside ? std::launch::async | std::launch::deferred : std::launch::deferred;
-    std::future<std::string> sha256 = std::async(when, [data] { return sha256_of(data); });
-    std::map<unsigned, Bytes> tags;
-    if (is_tiff(data)) {
-      ATTEMPT(tags, tags_from_tiff(data, name));
-    }
-    ATTEMPT(GreyPixels pixels, decoded(data, name, limits));
-    Described described = described_from_tags(tags, pixels.width);
-    if (sidecar && !described.acquisition.vendor) described = described_from_sidecar(*sidecar, pixels.width);
-    ATTEMPT(Crop crop, crop_of(pixels, described, bar, name));
-    return Frame{std::move(pixels), std::move(crop), name, sha256.get(), std::move(described.acquisition)};
+    std::future<std::string> sha256 = beside(data.size(), [data] { return sha256_of(data); });
+    ATTEMPT(Frame frame, described_frame(data, name, limits, bar, sidecar));
+    frame.sha256 = sha256.get();
+    return frame;
   });
 }
 

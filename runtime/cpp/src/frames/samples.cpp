@@ -11,6 +11,9 @@
 namespace hffnet {
 namespace {
 
+// Sums over all pixels of the largest frame stay finite in float32.
+constexpr float kMostReal = 1e29F;
+
 Failure refusal(std::string sentence) {
   return Failure{Error::kFrame, std::move(sentence)};
 }
@@ -65,10 +68,11 @@ template <class T>
 Result<Deep> from_real(std::span<const T> values, const std::string& name) {
   Deep deep{Depth::kFloat32, mapped<float>(values, [](T v) { return static_cast<float>(v); })};
   const auto reals = as<float>(deep.bytes);
-  const auto bad = std::count_if(reals.begin(), reals.end(), [](float v) { return !std::isfinite(v); });
+  const auto bad = std::count_if(reals.begin(), reals.end(), [](float v) { return !(std::abs(v) <= kMostReal); });
   if (bad == 0) return deep;
   return refusal(name + ": " + std::to_string(bad) + " of " + std::to_string(reals.size()) +
-                 " pixels are NaN or infinite, finite grey levels were expected. The frame is not complete or was "
+                 " pixels are NaN or infinite (or beyond 1e+29), finite grey levels were expected. The frame is not "
+                 "complete or was "
                  "computed wrongly: save it again, as 8- or 16-bit grey if possible.");
 }
 

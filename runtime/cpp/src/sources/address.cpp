@@ -1,6 +1,7 @@
 #include "sources/address.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <filesystem>
 #include <functional>
@@ -53,9 +54,13 @@ auto whole(std::optional<int>& value) {
   return [&value](const std::string& text) { return is_number(text, value.emplace(), 1, 65536); };
 }
 
-bool is_yes_or_no(const std::string& text, bool& value) {
-  const bool yes = text == "1" || text == "true" || text == "yes" || text == "on";
-  const bool no = text == "0" || text == "false" || text == "no" || text == "off";
+bool is_yes_or_no(std::string text, bool& value) {
+  for (char& letter : text) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  const auto is_one_of = [&](std::initializer_list<std::string_view> words) {
+    return std::find(words.begin(), words.end(), text) != words.end();
+  };
+  const bool yes = is_one_of({"1", "true", "t", "yes", "y", "on"});
+  const bool no = is_one_of({"0", "false", "f", "no", "n", "off"});
   if (yes || no) value = yes;
   return yes || no;
 }
@@ -87,6 +92,15 @@ std::string without_credentials(std::string text) {
   return text;
 }
 
+// Without needless slashes and dots, as pathlib. Two dots stay: behind a link they are not what they seem.
+std::filesystem::path plain_path(const std::filesystem::path& path) {
+  std::filesystem::path plain;
+  for (const auto& part : path) {
+    if (!part.empty() && part != ".") plain /= part;
+  }
+  return plain;
+}
+
 Result<Address> folder_from(const std::string& uri, std::string_view rest, bool has_options) {
   const std::size_t mark = has_options ? std::min(rest.find('?'), rest.size()) : rest.size();
   FolderAddress address{has_options ? unquoted(rest.substr(0, mark), false) : std::string(rest), {}};
@@ -94,19 +108,20 @@ Result<Address> folder_from(const std::string& uri, std::string_view rest, bool 
   constexpr double kHour = 3600.0, kDay = 86400.0;
   ATTEMPT_DONE(
       take_options(uri, mark < rest.size() ? rest.substr(mark + 1) : "",
-                   {{"pattern", [&](const std::string& text) { return !(options.pattern = text).empty(); }},
+                   {{"pattern", [&](const std::string& text) { return !patterns_in(options.pattern = text).empty(); }},
                     {"recursive", [&](const std::string& text) { return is_yes_or_no(text, options.recursive); }},
                     {"poll_s", seconds(options.poll_s, 0.01, kHour)},
+                    {"events", [&](const std::string& text) { return is_yes_or_no(text, options.events); }},
                     {"settle_s", seconds(options.settle_s, 0.0, kHour)},
                     {"patience_s", seconds(options.patience_s, 0.0, kDay)},
                     {"sidecar_s", seconds(options.sidecar_s, 0.0, kHour)}}));
   std::error_code error;
-  if (!std::filesystem::is_directory(address.folder, error)) {
+  const bool is_name = address.folder.find('\0') == std::string::npos;
+  if (!is_name || !std::filesystem::is_directory(address.folder, error)) {
     return Failure{Error::kSource,
                    address.folder + " is not a folder that can be watched; create it or correct the path"};
   }
-  address.folder = std::filesystem::absolute(address.folder, error).lexically_normal().string();
-  while (address.folder.size() > 1 && address.folder.back() == '/') address.folder.pop_back();
+  address.folder = plain_path(std::filesystem::absolute(address.folder, error)).string();
   return Address(std::move(address));
 }
 
@@ -132,6 +147,19 @@ Result<Address> live_from(const std::string& scheme, const std::string& uri) {
 }
 
 }  // namespace
+
+std::vector<std::string> patterns_in(const std::string& text) {
+  std::vector<std::string> parts;
+  for (std::size_t start = 0; start <= text.size();) {
+    const std::size_t end = std::min(text.find(',', start), text.size());
+    std::string part = text.substr(start, end - start);
+    part.erase(0, std::min(part.find_first_not_of(" \t"), part.size()));
+    part.erase(part.find_last_not_of(" \t") + 1);
+    if (!part.empty()) parts.push_back(std::move(part));
+    start = end + 1;
+  }
+  return parts;
+}
 
 Result<Address> address_from_uri(const std::string& uri) {
   std::error_code error;

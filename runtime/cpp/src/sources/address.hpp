@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "hffnet/result.hpp"
 
@@ -20,6 +21,7 @@ struct FolderOptions {
   std::string pattern = "*.tif,*.tiff,*.png,*.jpg,*.jpeg,*.bmp";  // compared without case
   bool recursive = false;
   double poll_s = 0.1;       // pause between two looks
+  bool events = true;        // also look where the system tells of a new file
   double settle_s = 0.08;    // same size, time and inode in two looks so far apart: complete
   double patience_s = 10.0;  // so long a file that cannot be read must stay unchanged before it is recorded as such
   double sidecar_s = 0.0;    // so long a complete frame waits for the text beside it
@@ -48,6 +50,9 @@ struct LiveAddress {
 };
 
 using Address = std::variant<FolderAddress, LiveAddress>;
+
+// The patterns in a text with commas; none where nothing stands between them.
+std::vector<std::string> patterns_in(const std::string& text);
 
 // Error::kConfig: unknown scheme or option. kSource: a folder that is not there.
 Result<Address> address_from_uri(const std::string& uri);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +17,6 @@ namespace {
 constexpr std::size_t kOffset = 64;       // pixels begin on a cache line
 constexpr std::size_t kHeaderBytes = 32;  // <BBBxIIQQI
 constexpr std::size_t kMostText = 2000;   // a message stays below PIPE_BUF, so that it is written whole
-constexpr std::uint64_t kMostPixels = std::uint64_t{1} << 32U;
 
 template <class T>
 void put(std::string& out, T value) {
@@ -33,6 +33,11 @@ T get(const std::string& bytes, std::size_t place) {
 }  // namespace
 
 Slots::Slots(int descriptor, std::size_t slot_bytes) : descriptor_(descriptor), slot_bytes_(slot_bytes) {
+  struct stat status {};
+  // Beyond its end, memory that is touched ends the process.
+  const bool is_there = slot_bytes > kOffset && slot_bytes <= kSlotBytes && ::fstat(descriptor, &status) == 0 &&
+                        static_cast<std::uint64_t>(status.st_size) >= kNumSlots * slot_bytes;
+  if (!is_there) return;
   void* memory = ::mmap(nullptr, kNumSlots * slot_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   if (memory != MAP_FAILED) memory_ = static_cast<std::uint8_t*>(memory);
 }
@@ -52,7 +57,7 @@ bool Slots::lock(std::size_t slot, bool held) const {
 
 std::optional<std::uint8_t> Slots::write(const GreyView& pixels, std::uint64_t index) {
   const std::size_t row_bytes = pixels.width * bytes_per_pixel(pixels.depth);
-  if (pixels.width > kMostPixels || pixels.height * row_bytes > slot_bytes_ - kOffset) return std::nullopt;
+  if (row_bytes == 0 || pixels.height > (slot_bytes_ - kOffset) / row_bytes) return std::nullopt;
   std::size_t slot = (newest_ + 1) % kNumSlots;
   while (slot != newest_ && !lock(slot, true)) slot = (slot + 1) % kNumSlots;
   if (slot == newest_) return std::nullopt;  // cannot be: the reader holds one slot at most

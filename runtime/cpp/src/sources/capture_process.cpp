@@ -25,6 +25,9 @@ namespace {
 // SIGKILL waits for a driver call that cannot be interrupted; nothing waits for it longer than this.
 constexpr double kKillS = 2.0;
 
+// The child's descriptors. Ours lie above them, so that none is overwritten before it is handed on.
+constexpr int kMemory = 3, kMessages = 4, kFirstFree = 5;
+
 // A descriptor that closes itself.
 class Descriptor {
  public:
@@ -43,6 +46,17 @@ class Descriptor {
   int number_;
 };
 
+// Processes that did not end when they were killed; waited for later, so that they do not stay as zombies. One thread
+// drives a source.
+std::vector<pid_t>& left_behind() {
+  static std::vector<pid_t> processes;
+  return processes;
+}
+
+void wait_for_those_left_behind() {
+  std::erase_if(left_behind(), [](pid_t process) { return ::waitpid(process, nullptr, WNOHANG) != 0; });
+}
+
 class CaptureProcess final : public Capture {
  public:
   CaptureProcess(pid_t process, Descriptor memory, Descriptor reading)
@@ -53,8 +67,10 @@ class CaptureProcess final : public Capture {
         inbox_(reading_.get()) {}
 
   ~CaptureProcess() override {
-    ::kill(process_, SIGKILL);
+    // Its number may be another process's once it was waited for.
+    if (!is_reaped_) ::kill(process_, SIGKILL);
     ended();
+    if (!is_reaped_) left_behind().push_back(process_);
   }
 
   std::vector<Message> receive(double timeout_s, int other) override {
@@ -76,6 +92,7 @@ class CaptureProcess final : public Capture {
     while (!is_reaped_) {
       const pid_t reaped = ::waitpid(process_, &status_, WNOHANG);
       is_reaped_ = reaped == process_ || (reaped < 0 && errno != EINTR);
+      if (reaped < 0 && is_reaped_) return "and nothing is known of how";
       if (is_reaped_) break;
       if (monotonic_s() >= end) return "not yet: it hangs in its driver";
       ::usleep(2000);
@@ -93,26 +110,35 @@ class CaptureProcess final : public Capture {
   Inbox inbox_;
 };
 
+// A descriptor above those that the child gets, or -1.
+Descriptor moved_up(Descriptor low) {
+  return Descriptor(low.get() < 0 ? -1 : ::fcntl(low.get(), F_DUPFD_CLOEXEC, kFirstFree));
+}
+
 Failure cannot_start(const std::string& program, int number) {
   return Failure{Error::kSource, program + " cannot be started (" + std::strerror(number) +
                                      "); check free memory and the number of open files"};
 }
 
-// What the child gets: nothing on standard streams, the two descriptors, and its signals as they were.
+// What the child gets: nothing on standard streams, the two descriptors and no other, and signals as they usually are.
 class SpawnSettings {
  public:
-  explicit SpawnSettings(std::initializer_list<int> kept) {
+  SpawnSettings(int memory, int messages) {
     posix_spawn_file_actions_init(&actions_);
     posix_spawnattr_init(&attributes_);
     for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
       posix_spawn_file_actions_addopen(&actions_, stream, "/dev/null", O_RDWR, 0);
     }
-    // Onto itself: the child's copy is not closed on exec.
-    for (const int descriptor : kept) posix_spawn_file_actions_adddup2(&actions_, descriptor, descriptor);
-    sigset_t none;
+    posix_spawn_file_actions_adddup2(&actions_, memory, kMemory);
+    posix_spawn_file_actions_adddup2(&actions_, messages, kMessages);
+    posix_spawn_file_actions_addclosefrom_np(&actions_, kFirstFree);
+    sigset_t none, usual;
     sigemptyset(&none);
+    sigemptyset(&usual);
+    for (const int number : {SIGPIPE, SIGTERM}) sigaddset(&usual, number);
     posix_spawnattr_setsigmask(&attributes_, &none);
-    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigdefault(&attributes_, &usual);
+    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   }
   SpawnSettings(const SpawnSettings&) = delete;
   SpawnSettings& operator=(const SpawnSettings&) = delete;
@@ -147,19 +173,22 @@ Result<std::string> capture_program() {
 }
 
 Result<std::unique_ptr<Capture>> start_capture(const std::string& program, const std::string& uri) {
-  Descriptor memory(::memfd_create("hffnet-frames", MFD_CLOEXEC));
+  wait_for_those_left_behind();
+  Descriptor memory = moved_up(Descriptor(::memfd_create("hffnet-frames", MFD_CLOEXEC | MFD_ALLOW_SEALING)));
   std::array<int, 2> ends{-1, -1};
+  // Sealed: a child that shortened it would end this process with SIGBUS.
   if (memory.get() < 0 || ::ftruncate(memory.get(), static_cast<off_t>(kNumSlots * kSlotBytes)) != 0 ||
+      ::fcntl(memory.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0 ||
       ::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return cannot_start(program, errno);
   }
   Descriptor reading(ends[0]);
-  const Descriptor writing(ends[1]);
-  const SpawnSettings settings({memory.get(), writing.get()});
+  const Descriptor writing = moved_up(Descriptor(ends[1]));
+  if (writing.get() < 0) return cannot_start(program, errno);
+  const SpawnSettings settings(memory.get(), writing.get());
   pid_t process = 0;
   const int failed = settings.spawn(
-      {program, std::to_string(memory.get()), std::to_string(writing.get()), "-1", std::to_string(kSlotBytes), uri},
-      process);
+      {program, std::to_string(kMemory), std::to_string(kMessages), "-1", std::to_string(kSlotBytes), uri}, process);
   if (failed != 0) return cannot_start(program, failed);
   return std::unique_ptr<Capture>(std::make_unique<CaptureProcess>(process, std::move(memory), std::move(reading)));
 }

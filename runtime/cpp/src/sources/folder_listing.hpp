@@ -1,5 +1,6 @@
 // What is known of one watched folder, and what a new look at it says; as hffnet.runtime.sources.folder_listing.
 // A folder can hold a million old frames: a look reads names, and asks size and time of new ones and a rotating few.
+// Looks at a large folder cost at most 5 % of one core, and 25 % while the folder's own time changes.
 #pragma once
 
 #include <sys/stat.h>
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -32,6 +34,8 @@ struct NewFile {
   FileStamp stamp;
   double changed_at;
 };
+
+std::string path_in(const std::string& folder, const std::string& name);
 
 struct Look {
   std::vector<NewFile> found;                  // not handled, oldest first
@@ -62,14 +66,34 @@ class FolderListing {
   Look look(double now, int& gone);
 
  private:
-  void sift(const std::string& name, std::size_t number, int folder, Look& look,
-            std::unordered_map<std::uint64_t, std::uint64_t>& kept);
+  // What is known of a file: hashes of its name and of the version that was handled.
+  struct Known {
+    std::uint64_t name, stamp;
+    bool operator==(const Known&) const = default;
+    bool operator<(const Known& other) const {
+      return name < other.name || (name == other.name && stamp < other.stamp);
+    }
+  };
+  // One pass over the names: which of `known_` are still there, and what was handled since the last.
+  struct Pass {
+    std::vector<bool> is_there;
+    std::vector<Known> added;
+    std::size_t num_files = 0;
+  };
+
+  // Its place in `known_`, or its size.
+  std::size_t place_of(std::uint64_t name) const;
+  void sift(const std::string& name, std::size_t place, int folder, Look& look, Pass& pass);
+  // The hashed stamp where this version of the file is handled; else none, and it is in `look` unless gone.
+  std::optional<std::uint64_t> asked(const std::string& name, std::optional<std::uint64_t> handled, int folder,
+                                     Look& look) const;
+  void replace(Pass pass, Look& look);
 
   std::string path_;
   IsWanted is_wanted_;
   IsDone is_done_;
   std::size_t most_new_;
-  std::unordered_map<std::uint64_t, std::uint64_t> known_;  // hash of the name -> hash of the stamp
+  std::vector<Known> known_;                                // sorted
   std::unordered_map<std::string, std::uint64_t> handled_;  // since the last look
   bool is_complete_ = false;
   std::int64_t mtime_ns_ = -1;

@@ -20,6 +20,7 @@
 namespace hffnet::sources {
 namespace {
 
+constexpr double kLeastPauseS = 0.01;
 constexpr double kRenameS = 5.0;  // so long a vanished version is remembered: a move may show a look later
 constexpr const char* kStillOpen = "another program still has it open for writing";
 
@@ -39,19 +40,6 @@ bool is_unfinished(const std::string& name) {
   const std::string small = lower(name);
   const auto ends = [&](std::string_view suffix) { return small.ends_with(suffix); };
   return name.empty() || name[0] == '.' || name[0] == '~' || std::any_of(kSuffixes.begin(), kSuffixes.end(), ends);
-}
-
-std::vector<std::string> split(const std::string& patterns) {
-  std::vector<std::string> parts;
-  for (std::size_t start = 0; start <= patterns.size();) {
-    const std::size_t end = std::min(patterns.find(',', start), patterns.size());
-    std::string part = patterns.substr(start, end - start);
-    part.erase(0, std::min(part.find_first_not_of(" \t"), part.size()));
-    part.erase(part.find_last_not_of(" \t") + 1);
-    if (!part.empty()) parts.push_back(std::move(part));
-    start = end + 1;
-  }
-  return parts;
 }
 
 // A read lease is granted only where nobody has the file open for writing; it is given back at once. Network file
@@ -109,7 +97,8 @@ WatchFolder::WatchFolder(FolderAddress address, std::optional<double> idle_exit_
       is_done_(std::move(is_done)),
       tell_(std::move(tell)),
       clocks_(std::move(clocks)),
-      patterns_(split(options_.pattern)) {
+      events_(std::make_unique<FolderEvents>(options_.events)),
+      patterns_(patterns_in(options_.pattern)) {
   if (!clocks_.wall) clocks_.wall = wall_s;
   new_at_ = clocks_.monotonic();
   watch(root_);
@@ -132,7 +121,7 @@ std::optional<Item> WatchFolder::next(const Stop& stop) {
     } else if (idle_exit_s_ && clocks_.monotonic() - new_at_ >= *idle_exit_s_ && has_seen_all()) {
       return std::nullopt;
     }
-    stop.wait(options_.poll_s);
+    wait(stop);
   }
   return std::nullopt;
 }
@@ -170,6 +159,22 @@ bool WatchFolder::retry(const Item& item) {
   return true;
 }
 
+void WatchFolder::wait(const Stop& stop) const {
+  for (const auto& [path, listing] : folders_) events_->follow(path);
+  events_->wait(pause_s(), stop);
+}
+
+// Until the next look: the next time one can tell that a file has settled, at most `poll_s`.
+double WatchFolder::pause_s() const {
+  const double now = clocks_.monotonic();
+  double pause_s = options_.poll_s;
+  for (const auto& [path, candidate] : pending_) {
+    const double left_s = candidate.unchanged_since + options_.settle_s - now;
+    if (left_s > 0.0 || candidate.looks < 2) pause_s = std::min(pause_s, std::max(left_s, kLeastPauseS));
+  }
+  return pause_s;
+}
+
 bool WatchFolder::has_seen_all() const {
   return std::all_of(folders_.begin(), folders_.end(), [](const auto& entry) { return entry.second.is_complete(); });
 }
@@ -178,7 +183,7 @@ FolderListing& WatchFolder::watch(const std::string& path) {
   // By value: this object may be moved.
   const auto is_wanted = [patterns = patterns_](const std::string& name) {
     const auto fits = [&](const std::string& pattern) {
-      return ::fnmatch(pattern.c_str(), name.c_str(), FNM_CASEFOLD) == 0;
+      return ::fnmatch(pattern.c_str(), name.c_str(), FNM_CASEFOLD | FNM_NOESCAPE) == 0;
     };
     return std::any_of(patterns.begin(), patterns.end(), fits) && !is_unfinished(name);
   };
@@ -212,12 +217,12 @@ void WatchFolder::look_at(FolderListing& listing, double now, int& gone) {
     // A file that was there at the start and is old by its change time has already waited.
     const bool waited = is_first && clocks_.wall() - file.changed_at > options_.patience_s;
     const double since = waited ? now - options_.patience_s : now;
-    pending_.try_emplace(listing.path() + "/" + file.name,
+    pending_.try_emplace(path_in(listing.path(), file.name),
                          Candidate{listing.path(), file.name, file.stamp, now, since, 0, false, std::nullopt});
   }
   if (!options_.recursive) return;
   for (const std::string& name : seen.folders) {
-    const std::string path = listing.path() + "/" + name;
+    const std::string path = path_in(listing.path(), name);
     if (name[0] == '.' || folders_.count(path) > 0) continue;
     int below_gone = 0;
     look_at(watch(path), now, below_gone);

@@ -5,12 +5,14 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "sources/address.hpp"
+#include "sources/folder_events.hpp"
 #include "sources/folder_listing.hpp"
 #include "sources/stop.hpp"
 
@@ -69,6 +71,8 @@ class WatchFolder {
   };
 
   bool has_seen_all() const;
+  void wait(const Stop& stop) const;
+  double pause_s() const;
   FolderListing& watch(const std::string& path);
   void look(double now);
   void look_at(FolderListing& listing, double now, int& gone);
@@ -83,6 +87,7 @@ class WatchFolder {
   IsDone is_done_;
   Tell tell_;
   Clocks clocks_;
+  std::unique_ptr<FolderEvents> events_;
   std::vector<std::string> patterns_;
   std::map<std::string, FolderListing> folders_;
   std::map<std::string, Candidate> pending_;

@@ -208,6 +208,45 @@ TEST_CASE("least recently used files go first") {
   CHECK(place.said.empty());
 }
 
+TEST_CASE("what was read counts as used") {
+  Place place;
+  auto cache = place.cache(3000);
+  for (const char* name : {"one", "two"}) {
+    cache.write(name, Bytes(1200, 7));
+    fs::last_write_time(place.folder / (std::string(name) + ".sealed"),
+                        fs::file_time_type::clock::now() - std::chrono::hours(std::string(name) == "one" ? 2 : 1));
+  }
+  REQUIRE(cache.read("one"));
+  cache.write("three", Bytes(1200, 7));
+  CHECK(cache.read("one"));
+  CHECK(!cache.read("two"));
+}
+
+TEST_CASE("folders that a library fills itself count, and go when they are the oldest") {
+  Place place;
+  auto cache = place.cache(3000);
+  cache.write("rtx-files", Bytes(10, 7));
+  fs::create_directories(place.folder / "rtx.files" / "deep");
+  write(place.folder / "rtx.files" / "deep" / "kernel", std::string(2000, 'k'));
+  fs::create_directory_symlink(place.root, place.folder / "rtx.files" / "link");
+  fs::last_write_time(place.folder / "rtx.files", fs::file_time_type::clock::now() - std::chrono::hours(2));
+  cache.write("rtx-files", Bytes(1200, 7));  // its own list does not drive it out
+  CHECK(fs::exists(place.folder / "rtx.files" / "deep" / "kernel"));
+  cache.write("two", Bytes(1200, 7));
+  CHECK_FALSE(fs::exists(place.folder / "rtx.files"));
+  CHECK(fs::exists(place.root));
+  CHECK(cache.read("rtx-files"));
+}
+
+TEST_CASE("nothing is taken from a folder that others can write to") {
+  Place place;
+  place.cache().write("one", Bytes(10, 7));
+  fs::permissions(place.folder, fs::perms::others_write, fs::perm_options::add);
+  CHECK(!place.cache().read("one"));
+  REQUIRE(place.said.size() == 1);
+  CHECK_THAT(place.said.front(), Contains("others can write"));
+}
+
 TEST_CASE("a secret that is damaged is replaced, and what it sealed is not believed") {
   Place place;
   place.engine().value();
