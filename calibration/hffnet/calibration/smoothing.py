@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from hffnet.calibration.graph import GraphIndex, attribute
-from hffnet.calibration.observers import NUM_LEVELS, State, Values
+from hffnet.calibration.observers import NUM_LEVELS, Observer, State, Values
 from hffnet.calibration.placement import Placement
 from hffnet.runtime.errors import GraphError
 
@@ -70,6 +70,33 @@ class ChannelMoments:
     def mean_square(self) -> Vector:
         """Per channel."""
         return self._squares / max(self._count, 1)
+
+
+class SmoothedValues:
+    """Shows ``observer`` a LayerNorm's output as it will be once the factors are folded in.
+
+    So the pass over the frames runs the float graph as it is, and no second one has to be written for it.
+    """
+
+    def __init__(self, observer: Observer, smoothing: Smoothing) -> None:
+        self.observer = observer
+        self._inverse = (1 / smoothing.factors).astype(np.float32)
+
+    def update(self, values: Values) -> None:
+        """See ``Observer``."""
+        self.observer.update(values * self._inverse)
+
+    def range(self, num_levels: int = NUM_LEVELS) -> float:
+        """See ``Observer``."""
+        return self.observer.range(num_levels)
+
+    def state(self) -> State:
+        """See ``Observer``."""
+        return self.observer.state()
+
+    def restore(self, state: State) -> None:
+        """See ``Observer``."""
+        self.observer.restore(state)
 
 
 def smoothable(index: GraphIndex, placement: Placement) -> dict[str, tuple[str, ...]]:
