@@ -169,7 +169,7 @@ def test_useless_frames_are_refused(pixels: np.ndarray[tuple[int, ...], np.dtype
 def test_frames_of_another_magnification_are_refused() -> None:
     check_magnification([0.02, None, 0.3], [0.25, 0.5])
     check_magnification([None], [0.1])
-    with pytest.raises(DatasetError, match=r"have 5 to 20 µm per pixel, the held-out ones 0\.01 to 0\.5"):
+    with pytest.raises(DatasetError, match=r"have 5 to 20 µm per pixel, but the held-out frames have 0\.01 to 0\.5"):
         check_magnification([20.0, 5.0, None], [0.01, 0.5])
 
 
