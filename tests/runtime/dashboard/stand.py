@@ -61,6 +61,8 @@ class Stand:
         self.classifier = Classifier.open(bundle, engine="onnxruntime", threads=1, tiles=tiles)
         self.store = RecordStore.open(self.records_path)
         self.committed = dict[str, Record]()
+        self._may_tell = Event()
+        self._may_tell.set()
         self._news, self._stop = Event(), Event()
         self._running = Thread(target=self._run)
 
@@ -76,10 +78,14 @@ class Stand:
 
     def show(self, name: str, seed: int = 1, shape: tuple[int, int] = (96, 128), **options: Any) -> Record:
         """Put a frame where the run finds it, and wait until it is on record."""
+        self.put(name, seed, shape, **options)
+        return self.wait_for(name)
+
+    def put(self, name: str, seed: int = 1, shape: tuple[int, int] = (96, 128), **options: Any) -> None:
+        """Put a frame where the run finds it."""
         part = self.frames / f".{name}.part"
         tifffile.imwrite(part, pixels(seed, shape), **options)
         part.rename(self.frames / name)
-        return self.wait_for(name)
 
     def wait_for(self, name: str) -> Record:
         """The record of a frame that was put into the folder."""
@@ -92,6 +98,15 @@ class Stand:
         """Wait until the view has heard of a record; its picture and evidence came before."""
         while self.client.get("/v1/state").json()["last_record_seq"] < record.seq:
             Event().wait(0.02)
+
+    @contextmanager
+    def telling_nothing(self) -> Iterator[None]:
+        """Rows are committed, but the run does not get round to telling the view."""
+        self._may_tell.clear()
+        try:
+            yield
+        finally:
+            self._may_tell.set()
 
     def end(self) -> None:
         """End the run, as a signal would."""
@@ -130,6 +145,7 @@ class Stand:
             )
 
     def _on_record(self, record: Record, times: StageTimes) -> None:
+        self._may_tell.wait(PATIENCE_S)
         self.view.on_record(record, times)
         self.committed[record.name] = record
         self._news.set()

@@ -1,7 +1,9 @@
 """What the live view answers about results: the same as the records say, and pictures of what was analysed."""
 
 import io
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import cv2
 import numpy as np
@@ -80,11 +82,28 @@ def test_evidence_lies_where_the_maps_say(stand: Stand) -> None:
         maps = prediction.evidence[taxonomy.slices()[depth]]
         for name, grid in zip(level.classes, maps, strict=True):
             params: dict[str, str | int] = {"class": name, "level": level.name, "width": 64}
-            layer = decoded(stand.client.get(f"/v1/frames/{record.seq}/evidence.png", params=params).content)
+            answer = stand.client.get(f"/v1/frames/{record.seq}/evidence.png", params=params).raise_for_status()
+            layer = decoded(answer.content)
             assert layer.shape == (48, 64, 4)
             corners = layer[[0, 0, -1, -1], [0, -1, 0, -1], 3] / 255
             expected = np.clip(grid.ravel() / max(maps.max(), 1e-6), 0, 1) * 0.62
             np.testing.assert_allclose(corners, expected, atol=0.01)
+
+
+def test_a_record_is_shown_no_earlier_than_its_picture(stand: Stand) -> None:
+    before, states = stand.store.last_seq(), count(1)
+    with stand.telling_nothing():
+        stand.put("held.tif", 6)
+        while stand.store.last_seq() == before:
+            Event().wait(0.02)
+        *_, state = events(stand.client, until=lambda event: event.name == "state" and next(states) == 2)
+        assert state.data["last_record_seq"] == before
+    record = stand.wait_for("held.tif")
+    stand.heard_of(record)
+    for level in stand.classifier.bundle.manifest.taxonomy.levels:
+        for name in level.classes:
+            params = {"class": name, "level": level.name}
+            stand.client.get(f"/v1/frames/{record.seq}/evidence.png", params=params).raise_for_status()
 
 
 def test_the_layer_of_a_long_narrow_frame_is_bounded_and_its_address_is_its_records(stand: Stand) -> None:

@@ -182,7 +182,7 @@ class LiveView:
             seen = self._seen.pop((record.name, record.input_sha256), None)
             if seen is not None:
                 self._previews.append((record.seq, seen))
-            self._news["committed"] = Message("committed", {"seq": record.seq})
+            self._standing["committed"] = self._news["committed"] = Message("committed", {"seq": record.seq})
             self._changed.notify_all()
 
     def _count(self, record: Record) -> None:

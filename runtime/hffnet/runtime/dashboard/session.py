@@ -81,6 +81,7 @@ class Session:
     dropped: dict[str, Json] = field(default_factory=dict)
     stages_ms: dict[str, Json] = field(default_factory=dict)
     last_seq: int = 0
+    told_seq: int = 0
     last_result_at: float | None = None
     began_at: float = field(default_factory=monotonic)
 

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 1.0  # other programs write decisions into the records too; nobody tells of those
 _COALESCE_S = 0.02
 _STATE_S = 1.0
+_HELD_S = 3.0  # a result waits so long for the run's word, which brings its picture; other programs' results have none
 _PAGE = 256
 _MOST_WAITING = 4
 _ANSWER_S = 60.0
@@ -42,6 +43,7 @@ class View:
         self.metrics, self.shares = Metrics(), Shares()
         self._reader, self._writer = reader, writer
         self._news = asyncio.Event()
+        self._held = (0, 0.0)  # the result that waits for the run's word, and since when
         self._asked: dict[int, asyncio.Future[Message]] = {}
         self._ids = count(1)
 
@@ -139,6 +141,8 @@ class View:
                 session.source_state = str(fields.get("source_state"))
             case "preview" if session.opened:
                 session.opened.previews.add(message.int_of("seq"), preview_from_message(message))
+            case "committed":
+                session.told_seq = message.int_of("seq")
             case "answer":
                 future = self._asked.get(message.int_of("id"))
                 if future is not None and not future.done():
@@ -149,7 +153,7 @@ class View:
         opened = self.session.opened
         if opened is None:
             return
-        while rows := await asyncio.to_thread(opened.follower.after, self.session.last_seq, _PAGE):
+        while rows := self._told(await asyncio.to_thread(opened.follower.after, self.session.last_seq, _PAGE)):
             for record in rows:
                 self._count(record)
             # An override of a result that is new itself comes as its own event right after it.
@@ -158,6 +162,17 @@ class View:
             elif new := [row for row in rows if row.seq > self.broadcast.last_seq]:
                 await self.broadcast.add(encoded(new, {}))
             self.session.last_seq = rows[-1].seq
+
+    def _told(self, rows: list[Record]) -> list[Record]:
+        """The rows before the first result that the run has not told of: who hears of one asks for its picture."""
+        untold = (i for i, row in enumerate(rows) if row.kind == "result" and row.seq > self.session.told_seq)
+        first = next(untold, None)
+        if first is None:
+            return rows
+        now = monotonic()
+        if self._held[0] != rows[first].seq:
+            self._held = rows[first].seq, now
+        return rows[:first] if now - self._held[1] < _HELD_S else rows
 
     def _count(self, record: Record) -> None:
         if record.kind == "event":
