@@ -2,7 +2,8 @@
 
     python -m tests.bench.calibration_peers --model xsdd --checkpoint DIR --data hierarchy.csv --work DIR
     python -m tests.bench.calibration_peers --model resnet50 --weights FILE.safetensors --data hierarchy.csv --work DIR
-    python -m tests.bench.calibration_peers --model paper --data hierarchy.csv --work DIR
+    python -m tests.bench.calibration_peers --model paper --data hierarchy.csv --work DIR \\
+        --num-frames 256 --peer-frames 32 --num-held-out 48
 
 ``xsdd`` is a trained checkpoint with its own train frames and labelled test frames. ``resnet50`` is the plain ImageNet
 classifier on the same pictures: what they show is in none of its classes, so there is fidelity but no score. ``paper``
@@ -51,7 +52,7 @@ _MOST_FRAMES = {"ort-entropy": 24}
 
 _OWN = "hffnet"
 _MOST_TIMES_FORWARD = 1.3
-_TURNS = 20
+_TURNS = 60
 _Row = dict[str, Any]
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="environments, graphs and results; kept")
     parser.add_argument("--checkpoint", type=Path, help="for xsdd")
     parser.add_argument("--weights", type=Path, help="for resnet50: torchvision's names, safetensors")
-    parser.add_argument("--num-frames", type=int, default=128, help="calibration frames")
+    parser.add_argument("--num-frames", type=int, default=512, help="calibration frames")
     parser.add_argument("--peer-frames", type=int, default=None, help="fewer for the other calibrators")
     parser.add_argument("--num-held-out", type=int, default=1000, help="frames to judge on, at most")
     parser.add_argument("--calibrators", nargs="*", default=list(PACKAGES), choices=list(PACKAGES))
@@ -248,7 +249,7 @@ def _latencies(folder: Path, names: list[str]) -> _Row:
     import onnxruntime as ort
     import openvino as ov
 
-    frames_NHW = np.load(folder / "held_out.npy")[: _TURNS + 3]
+    frames_NHW = np.load(folder / "held_out.npy")
     runs: dict[tuple[str, str], Callable[[np.ndarray], object]] = {}
     rows: _Row = {name: {} for name in ("float", *names)}
     core = ov.Core()
@@ -259,7 +260,7 @@ def _latencies(folder: Path, names: list[str]) -> _Row:
         try:
             compiled = core.compile_model(core.read_model(str(path)), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
         except RuntimeError as error:
-            rows[name]["openvino_ms"] = f"refused: {str(error).splitlines()[-1][:60]}"
+            rows[name]["openvino_ms"] = f"refused: {' '.join(str(error).split())[-80:]}"
             continue
         runs[name, "openvino_ms"] = compiled
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
