@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -32,20 +34,21 @@ _WARM_UP = 5000  # every window over the latest frames (4,096) and SQLite's page
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The service, with the process that reads for it, after so many results."""
+    """The service, with the process that reads for it, after so many results; ``reading_mb`` is that process alone."""
 
     num: int
     rss_mb: float
+    reading_mb: float
     descriptors: int
     threads: int
 
 
-def serve(bundle: Path, folder: Path, num_frames: int) -> None:
+def serve(bundle: Path, folder: Path, num_frames: int, *, reads_here: bool) -> None:
     """The service: says how many results are committed, every so often, and ends after ``num_frames``."""
     from hffnet.runtime.classifier import Classifier
     from hffnet.runtime.limits import ReadingSettings
     from hffnet.runtime.pipeline import run_pipeline
-    from hffnet.runtime.read_worker import ReadWorker
+    from hffnet.runtime.read_worker import ReadWorker, read_here
     from hffnet.runtime.record import Record
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.sinks.csv_sink import CsvSink
@@ -65,7 +68,7 @@ def serve(bundle: Path, folder: Path, num_frames: int) -> None:
     with (
         Classifier.open(bundle, threads=1) as classifier,
         RecordStore.open(folder / "records.sqlite") as store,
-        ReadWorker(ReadingSettings(), is_stopped=stop.is_set) as worker,
+        nullcontext(read_here) if reads_here else ReadWorker(ReadingSettings(), is_stopped=stop.is_set) as read_file,
     ):
         source = open_source(f"dir:{folder / 'in'}?poll_s=0.02&settle_s=0.01")
         sinks = [CsvSink(folder / "results.csv")]
@@ -77,7 +80,7 @@ def serve(bundle: Path, folder: Path, num_frames: int) -> None:
             settings_sha256="0" * 64,
             stop=stop,
             on_record=on_record,
-            read_file=worker,
+            read_file=read_file,
         )
 
 
@@ -87,7 +90,9 @@ def feed(folder: Path, begin: int, end: int) -> None:
         (folder / "in" / f"{num:08d}.tif").hardlink_to(folder / f"frame_{num % _DIFFERENT}.tif")
 
 
-def watch(bundle: Path, folder: Path, num_frames: int, shape: tuple[int, int], dtype: str) -> list[Sample]:
+def watch(
+    bundle: Path, folder: Path, num_frames: int, shape: tuple[int, int], dtype: str, extra: Sequence[str] = ()
+) -> list[Sample]:
     """Run the service, stay ahead of it, sample it."""
     (folder / "in").mkdir()
     rng = np.random.default_rng(0)
@@ -98,7 +103,7 @@ def watch(bundle: Path, folder: Path, num_frames: int, shape: tuple[int, int], d
     command = [sys.executable, "-m", "tests.bench.growth", "--serve", str(folder), "--bundle", str(bundle)]
     samples = list[Sample]()
     with subprocess.Popen(
-        [*command, "--frames", str(num_frames)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [*command, "--frames", str(num_frames), *extra], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -112,10 +117,10 @@ def watch(bundle: Path, folder: Path, num_frames: int, shape: tuple[int, int], d
 
 def _sample(pid: int, num: int) -> Sample:
     place = Path(f"/proc/{pid}")
-    everyone = [str(pid), *(place / "task" / str(pid) / "children").read_text().split()]
-    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in everyone)
+    children = (place / "task" / str(pid) / "children").read_text().split()
+    own_mb, *others_mb = (int(Path(f"/proc/{one}/statm").read_text().split()[1]) * _PAGE_MB for one in (pid, *children))
     descriptors, threads = (len(list((place / what).iterdir())) for what in ("fd", "task"))
-    return Sample(num, pages * _PAGE_MB, descriptors, threads)
+    return Sample(num, own_mb + sum(others_mb), sum(others_mb), descriptors, threads)
 
 
 def tell(samples: list[Sample], limit: float) -> bool:
@@ -124,9 +129,12 @@ def tell(samples: list[Sample], limit: float) -> bool:
     if len(steady) < 10:
         raise SystemExit("too few samples after the warm-up; give --frames 10000 or more")
     slope: Slope = theil_sen([sample.num / 1000 for sample in steady], [sample.rss_mb for sample in steady])
-    print("| results | memory MB | descriptors | threads |\n| --- | --- | --- | --- |")
+    print("| results | memory MB | of the reading process | descriptors | threads |\n| --- | --- | --- | --- | --- |")
     for sample in samples[:: max(len(samples) // 16, 1)]:
-        print(f"| {sample.num} | {sample.rss_mb:.1f} | {sample.descriptors} | {sample.threads} |")
+        cells = (
+            f"{sample.num} | {sample.rss_mb:.1f} | {sample.reading_mb:.1f} | {sample.descriptors} | {sample.threads}"
+        )
+        print(f"| {cells} |")
     print(
         f"\nAfter {steady[0].num} results: **{slope.median:.4f} MB per 1,000 frames** (Theil–Sen, 95 %: "
         f"{slope.low:.4f} to {slope.high:.4f}), which is {slope.median * 7.2:.2f} MB/h at 2 frames a second."
@@ -149,15 +157,16 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=1024)
     parser.add_argument("--dtype", choices=("uint8", "uint16"), default="uint8")
     parser.add_argument("--limit", type=float, default=0.14, help="MB per 1,000 frames: 1 MB/h at 2 frames a second")
+    parser.add_argument("--here", action="store_true", help="read in the service's own process")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.serve:
-        serve(told.bundle, told.serve, told.frames)
+        serve(told.bundle, told.serve, told.frames, reads_here=told.here)
         return
     with tempfile.TemporaryDirectory(prefix="hffnet-growth-") as name:
         folder = Path(name)
         bundle = (told.bundle or write_tiny_bundle(folder / "tiny.hffnet")).resolve()
-        samples = watch(bundle, folder, told.frames, (told.rows, told.columns), told.dtype)
+        samples = watch(bundle, folder, told.frames, (told.rows, told.columns), told.dtype, ["--here"] * told.here)
     sys.exit(not tell(samples, told.limit))
 
 

@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--ultralytics", type=Path, metavar="PYTHON", help="interpreter of its environment")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # A line for each of the private TIFF tags that microscopes write would bury the table.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     bundle = open_bundle(options.bundle)
     files = sorted(p for p in options.frames.rglob("*") if p.suffix in {".tif", ".png", ".jpg", ".bmp"})
     clock = SystemClock(Event())

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hffnet.runtime import native
 from hffnet.runtime.classifier import Classifier, Prediction, Timings
 from hffnet.runtime.frame import Frame
 from hffnet.runtime.limits import ReadingSettings
@@ -196,11 +197,11 @@ def stages_of(commits: list[tuple[Record, float, float]], complete_at: dict[str,
     return stages
 
 
-def latency(networks: Sequence[str], root: Path, num: int, most_s: float) -> None:
+def latency(networks: Sequence[str], root: Path, num: int, most_s: float, threads: int | None) -> None:
     """Table by stage."""
     print("## Frame complete → record committed, ms\n")
     for network in networks:
-        with Classifier.open(root / f"{network}.hffnet", precision="int8") as classifier:
+        with Classifier.open(root / f"{network}.hffnet", precision="int8", threads=threads) as classifier:
             engine_ms = float(np.median(bare_ms(classifier, 3.0)))
             for kind in KINDS:
                 frames = sorted((root / str(kind.bits)).glob("*.tif"))
@@ -221,12 +222,12 @@ def _print_stages(title: str, stages: dict[str, list[float]]) -> None:
     print()
 
 
-def burst(networks: Sequence[str], root: Path) -> None:
+def burst(networks: Sequence[str], root: Path, threads: int | None) -> None:
     """Table of rates."""
     print(f"## {_BURST} files at once, frames/s\n\n| case | bare engine | service | share | last record after s |")
     print("| --- | --- | --- | --- | --- |")
     for network in networks:
-        with Classifier.open(root / f"{network}.hffnet", precision="int8") as classifier:
+        with Classifier.open(root / f"{network}.hffnet", precision="int8", threads=threads) as classifier:
             for kind in KINDS:
                 frames = sorted((root / str(kind.bits)).glob("*.tif"))
                 before = bare_ms(classifier, 4.0)
@@ -298,25 +299,32 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=("nano", "paper"), default=["nano", "paper"])
     parser.add_argument("--frames", type=int, default=800, help="per latency table; 662 are needed for a p99")
     parser.add_argument("--most-seconds", type=float, default=120.0, help="of one latency table")
+    parser.add_argument("--threads", type=int, help="of the engine, in latency and burst; default: all cores")
     parser.add_argument("--live-seconds", type=float, default=40.0)
+    parser.add_argument("--folder", type=Path, help="where bundles and frames are kept for the next time")
     parser.add_argument("--write-bundle", nargs=2, metavar=("NETWORK", "PATH"), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.write_bundle:
         write_bundle(told.write_bundle[0], Path(told.write_bundle[1]))
         return
     print(heading("tests.bench.streaming"))
+    compiled = f"in Python ({native.REASON})" if native.MODULE is None else "compiled"
+    print(f"Preprocess and decode: {compiled}. Threads of the engine: {told.threads or 'all cores'}.\n")
     with tempfile.TemporaryDirectory(prefix="hffnet-streaming-") as name:
-        root = Path(name)
+        root = told.folder or Path(name)
         os.environ["HFFNET_CACHE_DIR"] = f"{root}/cache"
         for network in told.networks:
-            command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network]
-            subprocess.run([*command, str(root / f"{network}.hffnet")], check=True, cwd=ROOT)
+            bundle = root / f"{network}.hffnet"
+            command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network, str(bundle)]
+            if not bundle.exists():
+                subprocess.run(command, check=True, cwd=ROOT)
         for kind in KINDS:
-            write_frames(root / str(kind.bits), kind)
+            if not (root / str(kind.bits)).exists():
+                write_frames(root / str(kind.bits), kind)
         if "latency" in told.parts:
-            latency(told.networks, root, told.frames, told.most_seconds)
+            latency(told.networks, root, told.frames, told.most_seconds, told.threads)
         if "burst" in told.parts:
-            burst(told.networks, root)
+            burst(told.networks, root, told.threads)
         if "live" in told.parts:
             live(told.networks, root, told.live_seconds)
 

@@ -29,13 +29,15 @@ class RunningView:
         bundle: what classifies.
         folder: where frames, records and token go.
         source: None watches the folder of frames, looking often.
+        tables: further tables of a settings file, which then holds everything.
     """
 
-    def __init__(self, bundle: Path, folder: Path, source: str | None = None) -> None:
+    def __init__(self, bundle: Path, folder: Path, source: str | None = None, tables: str = "") -> None:
         self.frames, self.records = folder / "frames", folder / "records.sqlite"
         self.frames.mkdir(exist_ok=True)
         self._bundle, self._token_file = bundle, folder / "token"
         self._source = source or f"dir:{self.frames}?poll_s=0.02&settle_s=0.001"
+        self._settings, self._tables = folder / "run.toml", tables
         self._port = 0  # a free one, which a later start takes again
         self._token_file.touch(mode=0o600)
         self._token_file.write_text("not-a-secret-in-a-test\n", encoding="ascii")
@@ -48,9 +50,7 @@ class RunningView:
         return f"{self.url}login?token={self._token_file.read_text(encoding='ascii').strip()}"
 
     def start(self) -> None:
-        words = [str(self._bundle), self._source, "--records", str(self.records)]
-        words += ["--engine", "onnxruntime", "--threads", "1", "--view", "--port", str(self._port)]
-        words += ["--token-file", str(self._token_file)]
+        words = self._words_of_a_settings_file() if self._tables else self._words()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, *words],
             stdout=subprocess.DEVNULL,
@@ -60,6 +60,23 @@ class RunningView:
         )
         self.url = self._address()
         self._port = int(self.url.rstrip("/").rpartition(":")[2])
+
+    def _words(self) -> list[str]:
+        words = [str(self._bundle), self._source, "--records", str(self.records)]
+        words += ["--engine", "onnxruntime", "--threads", "1", "--view", "--port", str(self._port)]
+        return [*words, "--token-file", str(self._token_file)]
+
+    def _words_of_a_settings_file(self) -> list[str]:
+        self._settings.write_text(
+            f"""bundle = "{self._bundle}"
+source = "{self._source}"
+engine = {{ name = "onnxruntime", threads = 1 }}
+records = {{ file = "{self.records}" }}
+view = {{ port = {self._port}, token_file = "{self._token_file}" }}
+{self._tables}""",
+            encoding="utf-8",
+        )
+        return ["--config", str(self._settings)]
 
     def _address(self) -> str:
         """The address it tells, as soon as it listens; the rest of what it says is read so that it never waits."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event, Thread
 
@@ -30,9 +31,13 @@ _SIZES = {"lab": (1366, 768, "dark"), "tablet": (820, 1180, "light"), "wide": (1
 
 def main(demo: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    folder = Path(tempfile.gettempdir()) / "microscope"  # readers of the pictures see it as the source
+    folder.mkdir()  # never one that is there: it is removed at the end
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium_path())
-        with RunningView(demo / "model.hffnet", Path(folder), str(Path(folder) / "frames")) as view:
+        with RunningView(demo / "model.hffnet", folder, str(folder / "frames")) as view:
             done = Event()
             feeder = Thread(target=_feed, args=(view, demo / "unseen", done))
             feeder.start()

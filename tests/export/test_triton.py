@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
@@ -115,6 +116,38 @@ def test_nothing_is_written_over_and_nothing_half(bundle_path: Path, tmp_path: P
     with pytest.raises(ConfigError, match="cannot be written"):
         triton_from_bundle(bundle, tmp_path / "file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "models"]
+
+
+def _a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "models"
+
+
+def _a_model(folder: Path) -> Path:
+    (folder / "steel_2_int8_cpu").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (_a_file, r"cannot be written \(Not a directory\); name another --triton"),
+        (lambda folder: _a_file(folder).parent, r"file is a file; name another --triton"),
+        (_a_model, "steel_2_int8_cpu exists and is not written over"),
+        (lambda _: Path("/proc/models"), r"/proc/models cannot be written \("),
+    ],
+    ids=["under a file", "file", "model", "no place"],
+)
+def test_a_repository_is_looked_at_before_the_export(
+    tmp_path: Path, made: Callable[[Path], Path], sentence: str
+) -> None:
+    """The checkpoint is not even there: nothing has been opened when this is said."""
+    app = typer.Typer()
+    app.command()(export)
+    wishes = ["--output", str(tmp_path / "a.hffnet"), "--data", str(tmp_path), "--int8", "--name", "Steel 2"]
+    done = CliRunner().invoke(app, [str(tmp_path / "absent"), *wishes, "--triton", str(made(tmp_path))])
+    assert isinstance(done.exception, ConfigError)
+    assert re.search(sentence, str(done.exception))
 
 
 @pytest.mark.parametrize("values", [{"max_batch": 0}, {"instances": 0}, {"max_wait_us": -1}], ids=str)

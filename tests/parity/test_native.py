@@ -170,6 +170,13 @@ def test_it_is_switched_off_by_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert native.find_native() == (None, "switched off by HFFNET_NATIVE=0")
 
 
+def test_one_that_is_absent_is_said_not_to_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HFFNET_NATIVE", raising=False)
+    monkeypatch.setitem(sys.modules, "hffnet.runtime._native", None)
+    monkeypatch.delattr("hffnet.runtime._native", raising=False)
+    assert native.find_native() == (None, "not built")
+
+
 def test_one_built_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HFFNET_NATIVE", raising=False)
     stranger = ModuleType("hffnet.runtime._native")

@@ -50,6 +50,10 @@ def test_opening_names_the_code(wait: str) -> None:
         (lambda memory: memory.close_stream(STREAM), "close a stream"),
         (lambda memory: memory.copy_to_device(4096, BUFFER, STREAM), "copy a frame to the GPU"),
         (lambda memory: memory.copy_to_host(BUFFER, 4096, STREAM), "copy a result from the GPU"),
+        (lambda memory: memory.open_mark(), "make a mark of time"),
+        (lambda memory: memory.mark(runtime.cudaEvent_t(0), STREAM), "tell whether it records"),
+        (lambda memory: memory.ms_between(runtime.cudaEvent_t(0), runtime.cudaEvent_t(0)), "tell how long it took"),
+        (lambda memory: memory.close_mark(runtime.cudaEvent_t(0)), "free a mark of time"),
         (lambda memory: memory.synchronize(STREAM), "finish its work"),
         (lambda memory: memory.capture(STREAM, nothing), "begin to record a graph"),
         (lambda memory: memory.launch(runtime.cudaGraphExec_t(0), STREAM), "launch a graph"),
@@ -72,10 +76,13 @@ def test_copies_and_graphs_on_a_gpu() -> None:
     memory = open_device_memory()
     stream, source, target = memory.open_stream(), memory.allocate_host(1024), memory.allocate_host(1024)
     address = memory.allocate(1024)
+    before, after = memory.open_mark(), memory.open_mark()
 
     def there_and_back() -> None:
+        memory.mark(before, stream)
         memory.copy_to_device(address, source, stream)
         memory.copy_to_host(target, address, stream)
+        memory.mark(after, stream)
 
     graph = memory.capture(stream, there_and_back)
     for value in (3, 4):
@@ -83,7 +90,13 @@ def test_copies_and_graphs_on_a_gpu() -> None:
         memory.launch(graph, stream)
         memory.synchronize(stream)
         assert (target.array == value).all()
+        assert 0 < memory.ms_between(before, after) < 1000
+    there_and_back()
+    memory.synchronize(stream)
+    assert 0 < memory.ms_between(before, after) < 1000
     memory.close_graph(graph)
+    memory.close_mark(before)
+    memory.close_mark(after)
     memory.free(address)
     memory.free_host(source)
     memory.free_host(target)

@@ -23,6 +23,7 @@ from hffnet.runtime.engines.flavour import TENSORRT_RTX, is_installed
 from hffnet.runtime.engines.sidecar import Audit, Sidecar
 from tests.tiny import tiny_graph
 
+ROOT = Path(__file__).parents[2]
 KEY = EngineKey(
     onnx_sha256="a" * 64, library="tensorrt-rtx", library_version="1.7.1", gpu="A4000 sm86", options=BuildOptions()
 )
@@ -276,16 +277,87 @@ def _open_to_others(folder: Path) -> None:
     folder.chmod(0o777)
 
 
-@pytest.mark.parametrize("spoil", [_file_in_the_way, _open_to_others])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_file_in_the_way, "cache cannot be written: File exists; "),
+        (_open_to_others, "cache cannot be used: others can write to its folder (mode 777); "),
+    ],
+    ids=["file in the way", "open to others"],
+)
 def test_an_unusable_folder_is_said_and_skipped(
-    tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, spoil: Callable[[Path], None], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spoil(tmp_path / "cache")
     builds = Builds()
     engine, _ = EngineCache(tmp_path / "cache").engine(KEY, builds)
     assert len(engine) == 1000
-    assert "cannot be used" in caplog.text
+    assert sentence in caplog.text
     assert "HFFNET_CACHE_DIR" in caplog.text
+
+
+_ASKED = """
+import logging, sys
+from dataclasses import replace
+from pathlib import Path
+logging.basicConfig(level=logging.WARNING)
+from hffnet.runtime.engines.cache import EngineCache
+from tests.runtime.test_engine_cache import KEY, Builds
+
+cache, builds = EngineCache(Path(sys.argv[1])), Builds(size=1000)
+held, _ = cache.engine(KEY, builds)
+print(builds.count, len(held))
+builds = Builds(size=200_000)
+other, _ = cache.engine(replace(KEY, gpu="another"), builds)
+print(builds.count, len(other))
+cache.write("timing", b"new")
+print(cache.read("timing"))
+print(*sorted(path.name for path in cache.folder.iterdir() if path.suffix in {".sealed", ".part"}))
+"""
+
+
+def _asked_on_a_mount(folder: Path, mount: str) -> subprocess.CompletedProcess[str]:
+    """In a namespace of its own: permissions alone do not stop root, and no disk here is to be filled."""
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Urm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("unshare -Urm does not work here, so nothing can be mounted")
+    done = subprocess.run(
+        [unshare, "-Urm", "sh", "-c", f'{mount} && exec "$0" -c "$2" "$1"', sys.executable, folder, _ASKED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in (str(ROOT), *sys.path) if path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_read_only_folder_serves_what_it_holds_and_says_that_it_keeps_nothing(cache: EngineCache) -> None:
+    cache.engine(KEY, Builds())
+    cache.write("timing", b"old")
+    before = {path.name: path.read_bytes() for path in cache.folder.iterdir()}
+    done = _asked_on_a_mount(cache.folder, 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"')
+    assert done.stdout.splitlines()[:3] == ["0 1000", "1 200000", "b'old'"]
+    assert "cannot be written: it is read-only; what it cannot serve is built anew" in done.stderr
+    assert "HFFNET_CACHE_DIR" in done.stderr
+    assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
+
+
+def test_a_disk_that_is_full_keeps_what_fits(cache: EngineCache) -> None:
+    cache.folder.mkdir()
+    done = _asked_on_a_mount(cache.folder, 'mount -t tmpfs -o size=100k,mode=700 none "$1"')
+    *answers, names = done.stdout.splitlines()
+    assert answers == ["1 1000", "1 200000", "b'new'"]
+    assert len(names.split()) == 2, "the small engine and the blob; nothing half-written"
+    assert ".sealed could not be stored (No space left on device); it is made anew" in done.stderr
+
+
+def test_a_disk_without_any_room_costs_only_builds(cache: EngineCache) -> None:
+    cache.folder.mkdir()
+    fill = 'mount -t tmpfs -o size=8k,mode=700 none "$1" && head -c 8192 /dev/zero > "$1/other"'
+    done = _asked_on_a_mount(cache.folder, fill)
+    assert done.stdout.splitlines() == ["1 1000", "1 200000", "None", ""]
+    assert "No space left on device" in done.stderr
 
 
 def test_nothing_is_read_from_a_folder_that_others_can_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -303,7 +375,7 @@ def test_nothing_is_read_from_a_folder_that_others_can_write(tmp_path: Path, cap
 def test_a_folder_where_nothing_can_be_created(caplog: pytest.LogCaptureFixture) -> None:
     engine, _ = EngineCache(Path("/proc/hffnet")).engine(KEY, Builds())
     assert len(engine) == 1000
-    assert "cannot be used" in caplog.text
+    assert "cannot be written: No such file or directory" in caplog.text
 
 
 def test_blobs_are_sealed_too(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:

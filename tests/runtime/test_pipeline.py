@@ -7,18 +7,25 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from hffnet.runtime.classifier import Classifier, Prediction, Timings
+from hffnet.runtime.bundle import open_bundle
+from hffnet.runtime.classifier import Classifier, Prediction, PreparedFrame, Timings
+from hffnet.runtime.engines import OpenEngine, Outputs, open_engine
 from hffnet.runtime.errors import EngineError, RecordError
 from hffnet.runtime.frame import Frame
+from hffnet.runtime.gates import FrameFingerprint
+from hffnet.runtime.infobar import BarSetting
 from hffnet.runtime.pipeline import RunSummary, done_in, run_pipeline
+from hffnet.runtime.read_worker import read_here
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.recorder import OnRecord
 from hffnet.runtime.records import RecordStore
@@ -100,6 +107,56 @@ def test_every_frame_gets_one_record_with_the_classifiers_decision(
     stages = ["waited", "read", "gates", "preprocess", "queued", "infer", "decode"]
     assert list(store.get(1).timings_ms) == sorted(stages)
     assert list(summary.stages_ms) == [*stages, "record", "total"]
+
+
+class Copying(OpenEngine):
+    """An engine that says it spent some milliseconds on copies."""
+
+    def __init__(self, engine: OpenEngine, copy_ms: float) -> None:
+        self._whole, self._copy_ms = engine, copy_ms
+        self.identity = engine.identity
+
+    def infer(self, frames_NHW: npt.NDArray[np.uint8]) -> Outputs:
+        return replace(self._whole.infer(frames_NHW), copy_ms=self._copy_ms)
+
+
+@pytest.mark.parametrize("copy_ms", [1e-6, 1e6], ids=["part", "more than the whole"])
+def test_copies_are_a_stage_of_their_own_and_stages_still_add_up(
+    folder: Path, bundle_path: Path, store: RecordStore, copy_ms: float
+) -> None:
+    write_frame(folder / "0.tif", 0)
+    bundle = open_bundle(bundle_path)
+    with open_engine(bundle, engine="onnxruntime", threads=1) as engine:
+        summary = run(folder, Classifier(bundle, Copying(engine, copy_ms)), store)
+    timings_ms = store.get(1).timings_ms
+    assert timings_ms["infer"] >= 0
+    assert timings_ms["copy"] == copy_ms or timings_ms["infer"] == 0
+    assert "copy" in summary.stages_ms
+
+
+def test_the_next_file_is_read_while_the_last_is_prepared(folder: Path, bundle_path: Path, store: RecordStore) -> None:
+    for n in range(3):
+        write_frame(folder / f"{n}.tif", n)
+    second_is_read, in_time = Event(), list[bool]()
+
+    class Waits(Classifier):
+        def prepared(
+            self, frame: Frame, timings: Timings | None = None, *, previous: FrameFingerprint | None = None
+        ) -> PreparedFrame:
+            in_time.append(second_is_read.wait(5))
+            return super().prepared(frame, timings, previous=previous)
+
+    def read(path: Path, bar: BarSetting | None) -> Frame:
+        if path.name == "1.tif":
+            second_is_read.set()
+        return read_here(path, bar)
+
+    with Waits.open(bundle_path, engine="onnxruntime", threads=1) as classifier:
+        source = open_source(f"dir:{folder}?poll_s=0.01&settle_s=0", idle_exit_s=0.0)
+        summary = run_pipeline(source, classifier, store, [], settings_sha256=SETTINGS, stop=Event(), read_file=read)
+    assert all(in_time), "nothing is read while a frame is prepared"
+    assert summary.counts == {"classified": 3}
+    assert [record.name for record in store.iterate()] == ["0.tif", "1.tif", "2.tif"]
 
 
 def test_a_second_run_does_only_what_is_new(folder: Path, classifier: Classifier, store: RecordStore) -> None:

@@ -1,7 +1,10 @@
 """Files of many kinds become one grey channel, unchanged where they are grey already."""
 
+import gc
 import hashlib
+import io
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +197,33 @@ def test_frames_of_real_microscopes(name: str, shared: Path) -> None:
 def test_a_broken_frame_of_a_real_microscope_is_refused(shared: Path) -> None:
     with pytest.raises(FrameError, match="831 complete ones were expected"):
         read_frame(shared / "data/vendor_tiff/broken/undecodable_strip.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_file_that_was_read_is_not_kept(compression: str | None) -> None:
+    """Not until the next garbage collection either: that would be fresh memory for every frame of a service."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, GREY16, compression=compression)
+    data = file.getvalue()
+    before = sys.getrefcount(data)
+    gc.disable()
+    try:
+        frame = frame_from_bytes(data, "a.tif")
+        assert np.array_equal(frame.pixels, GREY16)
+        del frame
+        assert sys.getrefcount(data) == before
+    finally:
+        gc.enable()
+
+
+def test_samples_at_an_odd_place_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY16)
+    odd = path.stat().st_size // 2 * 2 + 1
+    with path.open("ab") as file:
+        file.write(bytes(odd - path.stat().st_size) + GREY16.tobytes())
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["StripOffsets"].overwrite(odd)
+    pixels = read_frame(path).pixels
+    assert np.array_equal(pixels, GREY16)
+    assert pixels.flags.aligned

@@ -115,6 +115,7 @@ def test_answers_come_in_the_order_of_the_frames_and_slots_overlap(memory: Watch
     before_first_finish = [what for what, _ in memory.events].index("finish")
     assert before_first_finish == num_slots, "as many frames are in flight as there are slots"
     assert {slot for _, slot in memory.events} == set(range(1, num_slots + 1)), "each on a stream of its own"
+    assert outputs.copy_ms == pytest.approx(5 * 6.0, abs=5.0), "one input and two results of each frame, 2 ms each"
     engine.close()
     assert not memory.alive
     assert not memory.streams
@@ -225,13 +226,20 @@ def test_pycuda_that_cannot_start_is_refused_with_its_words(monkeypatch: pytest.
             lambda memory: memory.copy_to_host(SimpleNamespace(array=None), 1, SimpleNamespace(handle=1)),
             "copy a result",
         ),
+        (lambda memory: memory.open_mark(), "make a mark of time"),
+        (lambda memory: memory.mark(SimpleNamespace(record=failing), STREAM), "take the time"),
+        (lambda memory: memory.ms_between(SimpleNamespace(time_till=failing), None), "tell how long it took"),
         (lambda memory: memory.capture(None, None), "record a graph"),
         (lambda memory: memory.launch(None, None), "launch a graph"),
     ],
-    ids=["free", "allocate", "lock", "stream", "to device", "to host", "capture", "launch"],
+    ids=[
+        *("free", "allocate", "lock", "stream", "to device", "to host"),
+        *("mark", "take", "between", "capture", "launch"),
+    ],
 )
 def test_every_call_of_pycuda_is_checked(call: Any, action: str) -> None:
-    names = ("mem_get_info", "mem_alloc", "pagelocked_empty", "Stream", "memcpy_htod_async", "memcpy_dtoh_async")
+    copies = ("memcpy_htod_async", "memcpy_dtoh_async")
+    names = ("Event", "mem_get_info", "mem_alloc", "pagelocked_empty", "Stream", *copies)
     memory = object.__new__(PycudaMemory)  # opening would be refused already
     memory._cuda = SimpleNamespace(Error=CudaError, **dict.fromkeys(names, failing))
     memory.integrated = False

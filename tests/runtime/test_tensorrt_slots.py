@@ -36,6 +36,8 @@ class HostMemory:
         self.graphs = 0
         self.num_copies = 0
         self.recording: list[Callable[[], None]] | None = None
+        self.passed_ms: dict[int, float] = {}
+        self.now_ms = 0.0  # of the GPU: a copy takes 2, a run of the network 5
 
     def use_in_this_thread(self) -> None:
         pass
@@ -78,6 +80,7 @@ class HostMemory:
 
     def _copy(self, target: int, source: int, num_bytes: int) -> None:
         self.num_copies += 1
+        self.now_ms += 2.0
         ctypes.memmove(target, source, num_bytes)
 
     def copy_to_device(self, address: int, source: HostBuffer, stream: Stream) -> None:
@@ -87,6 +90,25 @@ class HostMemory:
     def copy_to_host(self, target: HostBuffer, address: int, stream: Stream) -> None:
         del stream
         self.enqueue(lambda: self._copy(target.array.ctypes.data, address, target.array.nbytes))
+
+    def open_mark(self) -> object:
+        number = len(self.passed_ms)
+        self.passed_ms[number] = float("nan")
+        return number
+
+    def mark(self, mark: object, stream: Stream) -> None:
+        del stream
+        assert isinstance(mark, int)
+        self.enqueue(lambda: self.passed_ms.__setitem__(mark, self.now_ms))
+
+    def ms_between(self, first: object, last: object) -> float:
+        assert isinstance(first, int)
+        assert isinstance(last, int)
+        return self.passed_ms[last] - self.passed_ms[first]
+
+    def close_mark(self, mark: object) -> None:
+        assert isinstance(mark, int)
+        del self.passed_ms[mark]
 
     def synchronize(self, stream: Stream) -> None:
         del stream
@@ -136,6 +158,7 @@ class Context:
         return "enqueue" not in self.refuses
 
     def _run(self) -> None:
+        self.memory.now_ms += 5.0
         frame = self._view("frames").reshape(4, 4).astype(np.float32)
         quarters = frame.reshape(2, 2, 2, 2).mean(axis=(1, 3)) + self.drift
         evidence = np.stack([quarters, -quarters])
@@ -168,10 +191,13 @@ def test_a_slot_answers_and_gives_everything_back(*, graph: bool, integrated: bo
     assert outputs.logits.tolist() == [[9.0, -9.0]]
     np.testing.assert_array_equal(outputs.evidence.mean(axis=(2, 3)), outputs.logits)
     assert (memory.num_copies == 0) == integrated
+    # One input and two results; what is copied within the host's memory adds well under a millisecond.
+    assert outputs.copy_ms == pytest.approx(0.0 if integrated else 6.0, abs=1.0)
     slot.close()
     assert not memory.alive
     assert not memory.streams
     assert not memory.graphs
+    assert not memory.passed_ms
 
 
 def test_answers_are_copies() -> None:
@@ -230,6 +256,48 @@ def test_a_doubtful_graph_is_not_used(memory: HostMemory, sentence: str, caplog:
     slot.start()
     assert slot.finish().logits[0, 0] == 3.0
     assert not memory.graphs
+
+
+class Unmarked(HostMemory):
+    """Takes no time, at all or in a graph."""
+
+    def __init__(self, *, only_in_graph: bool) -> None:
+        super().__init__()
+        self.only_in_graph = only_in_graph
+
+    def mark(self, mark: object, stream: Stream) -> None:
+        if self.recording is not None or not self.only_in_graph:
+            raise EngineError("the GPU could not take the time (1)")
+        super().mark(mark, stream)
+
+
+class Timeless(HostMemory):
+    """Does not tell the time between marks."""
+
+    def ms_between(self, first: object, last: object) -> float:
+        del first, last
+        raise EngineError("the GPU could not tell how long it took (400)")
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [Unmarked(only_in_graph=True), Unmarked(only_in_graph=False), Timeless()],
+    ids=["none in graphs", "none", "no difference"],
+)
+def test_copies_that_cannot_be_timed_cost_neither_engine_nor_graph(
+    memory: HostMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot, _ = opened(memory)
+    with caplog.at_level(logging.WARNING):
+        slot.prepare(graph=True)
+    assert slot.uses_graph
+    assert len([line for line in caplog.messages if "are not timed: the GPU could not" in line]) == 1
+    slot.load(np.full((1, 4, 4), 3, np.uint8))
+    slot.start()
+    outputs = slot.finish()
+    assert (outputs.logits[0, 0], outputs.copy_ms) == (3.0, None)
+    slot.close()
+    assert not memory.passed_ms
 
 
 @pytest.mark.parametrize("what", ["shape", "frames", "logits", "evidence"])

@@ -104,6 +104,8 @@ def export(
             "a bundle needs --output FILE.hffnet and --data DIR|CSV; only --triton from a finished bundle needs neither"
         )
     check_bundle_path(out)
+    if triton is not None:
+        _check_repository(triton, name or checkpoint.resolve().name, is_int8=int8, is_fp16=fp16)
     opened = open_checkpoint(checkpoint)
     calibration = CalibrationOptions(
         observer=observer,
@@ -200,6 +202,14 @@ def _engines(
         )
         paths.append(path)
     return paths
+
+
+def _check_repository(repository: Path, name: str, *, is_int8: bool, is_fp16: bool) -> None:
+    from hffnet.export.triton import check_repository
+    from hffnet.runtime.manifest import Precision
+
+    asked: dict[Precision, bool] = {"fp32": True, "fp16": is_fp16, "int8": is_int8}
+    check_repository(repository, name, [precision for precision, is_asked in asked.items() if is_asked])
 
 
 def _models(bundle: Path, repository: Path) -> list[Path]:

@@ -7,8 +7,12 @@ model_configuration.md and model_config.proto.
 
 import json
 import re
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +20,7 @@ import numpy.typing as npt
 from hffnet.runtime.bundle import Bundle
 from hffnet.runtime.durable import whole_folder
 from hffnet.runtime.errors import ConfigError
-from hffnet.runtime.manifest import Graph
+from hffnet.runtime.manifest import Family, Graph, Precision
 from hffnet.runtime.taxonomy import Taxonomy
 
 _VERSION = "1"
@@ -59,8 +63,7 @@ def triton_from_bundle(bundle: Bundle, repository: Path, options: TritonOptions 
     options = options or TritonOptions()
     graphs = {repository / name_of(bundle, graph): graph for graph in bundle.manifest.graphs}
     for folder in graphs:
-        if folder.exists():
-            raise ConfigError(f"{folder} exists and is not written over; remove it, or give another --triton folder")
+        _refuse_existing(folder)
     try:
         repository.mkdir(parents=True, exist_ok=True)
         for folder, graph in graphs.items():
@@ -72,14 +75,47 @@ def triton_from_bundle(bundle: Bundle, repository: Path, options: TritonOptions 
     return list(graphs)
 
 
-def name_of(bundle: Bundle, graph: Graph) -> str:
-    """What the server calls a graph of a bundle.
+def check_repository(repository: Path, name: str, precisions: Iterable[Precision]) -> None:
+    """Refuse a repository before minutes of export are spent on what cannot be written.
 
-    >>> re.sub(r"[^A-Za-z0-9]+", "_", "X-SDD (small)").strip("_").lower()
-    'x_sdd_small'
+    Args:
+        repository: need not be there yet.
+        name: of the model that is to be exported.
+        precisions: of its graphs.
+
+    Raises:
+        ConfigError: a folder of such a graph is there already, or nothing can be written there.
     """
-    name = re.sub(r"[^A-Za-z0-9]+", "_", bundle.manifest.name).strip("_").lower() or "hffnet"
-    return f"{name}_{graph.precision}_{graph.family}"
+    whole = repository.absolute()
+    if whole.exists() and not whole.is_dir():
+        raise ConfigError(f"{repository} is a file; name another --triton folder")
+    try:  # where models are staged; asking for permission says little for root or on a read-only mount
+        with tempfile.TemporaryDirectory(dir=next(path for path in whole.parents if path.exists())):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{repository} cannot be written ({error.strerror}); name another --triton folder") from error
+    for precision, family in product(precisions, get_args(Family)):
+        _refuse_existing(repository / _model_name(name, precision, family))
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise ConfigError(f"{folder} exists and is not written over; remove it, or give another --triton folder")
+
+
+def name_of(bundle: Bundle, graph: Graph) -> str:
+    """What the server calls a graph of a bundle."""
+    return _model_name(bundle.manifest.name, graph.precision, graph.family)
+
+
+def _model_name(name: str, precision: Precision, family: Family) -> str:
+    """Letters that any server and file system takes.
+
+    >>> _model_name("X-SDD (small)", "int8", "cpu")
+    'x_sdd_small_int8_cpu'
+    """
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower() or "hffnet"
+    return f"{plain}_{precision}_{family}"
 
 
 def config_from_bundle(bundle: Bundle, graph: Graph, options: TritonOptions) -> str:

@@ -184,8 +184,9 @@ def _require_samples(report: "Report", percent: float) -> None:
         fewest = min(short, key=lambda row: row.latency.num_samples if row.latency else 0)
         assert fewest.latency is not None
         seconds = report.seconds_per_row * needed / fewest.latency.num_samples
+        rows = "a row has" if len(short) == 1 else f"{len(short)} rows have"
         raise GateError(
-            f"{len(short)} rows have too few samples for p{percent:g}, which takes {needed}: {fewest.label} has"
+            f"{rows} too few samples for p{percent:g}, which takes {needed}: {fewest.label} has"
             f" {fewest.latency.num_samples}; run with --seconds {1.1 * seconds:.0f} or ask for a lower --percentile"
         )
 

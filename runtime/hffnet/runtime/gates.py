@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from hffnet.runtime import levels
 from hffnet.runtime.frame import Frame, GreyPixels
+from hffnet.runtime.levels import Levels
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Policy = Literal["refuse", "flag", "ignore"]
@@ -87,7 +89,6 @@ def check_gates(
     previous: FrameFingerprint | None = None,
     settings: GateSettings = DEFAULT_SETTINGS,
     *,
-    fingerprint: FrameFingerprint | None = None,
     trained_um: tuple[float, float] | None = None,
 ) -> tuple[GateResult, ...]:
     """Answers of all gates that apply.
@@ -96,18 +97,13 @@ def check_gates(
         frame: its picture is judged.
         previous: fingerprint of the last frame of a live source; None for files, which may well be equal.
         settings: the limits.
-        fingerprint: of ``frame``, where the caller has it already.
         trained_um: smallest and largest micrometres per pixel of the train frames, where known.
     """
     picture = frame.picture
-    now = fingerprint if fingerprint is not None else fingerprint_from_frame(frame)
-    results = [
-        _incomplete(picture, settings),
-        _blank(picture, now.std, settings),
-        *_saturated(picture, settings),
-    ]
+    found = levels.levels_of(picture)
+    results = [_incomplete(picture, settings), _blank(found, settings), *_saturated(found, settings)]
     if previous is not None:
-        results.append(_frozen(now, previous))
+        results.append(_frozen(FrameFingerprint(sha256=frame.sha256, mean=found.mean, std=found.std), previous))
     if settings.min_sharpness is not None:
         results.append(_blurred(picture, settings.min_sharpness))
     pixel_size_um = frame.acquisition.pixel_size_um
@@ -118,25 +114,17 @@ def check_gates(
 
 def fingerprint_from_frame(frame: Frame) -> FrameFingerprint:
     """Hash, mean and standard deviation of the picture (grey levels as stored)."""
-    mean, std = cv2.meanStdDev(frame.picture)
-    return FrameFingerprint(sha256=frame.sha256, mean=float(mean[0, 0]), std=float(std[0, 0]))
+    found = levels.levels_of(frame.picture)
+    return FrameFingerprint(sha256=frame.sha256, mean=found.mean, std=found.std)
 
 
 def full_scale(picture: GreyPixels) -> float:
-    """The grey level at which the detector saturates, as far as the pixels tell.
-
-    12-bit detectors store 0..4095 in 16 bits: full scale is the smallest 2^n - 1 of common converters that holds the
-    brightest pixel. Real numbers have full scale 1, or their largest value where that is larger.
+    """The grey level at which the detector saturates, as far as the pixels tell (``levels.full_scale``).
 
     >>> full_scale(np.array([[0, 4095]], np.uint16)), full_scale(np.array([[0, 9]], np.uint8))
     (4095.0, 255.0)
     """
-    if picture.dtype == np.uint8:
-        return 255.0
-    brightest = float(cv2.minMaxLoc(picture)[1])
-    if picture.dtype == np.float32:
-        return max(brightest, 1.0)
-    return next(float(top) for top in (1023, 4095, 16383, 65535) if brightest <= top)
+    return levels.full_scale(picture.dtype, cv2.minMaxLoc(picture)[1])
 
 
 def _incomplete(picture: GreyPixels, settings: GateSettings) -> GateResult:
@@ -163,8 +151,8 @@ def _uniform_rows(picture: GreyPixels) -> int:
     return uniform
 
 
-def _blank(picture: GreyPixels, std: float, settings: GateSettings) -> GateResult:
-    contrast = std / full_scale(picture)
+def _blank(found: Levels, settings: GateSettings) -> GateResult:
+    contrast = found.std / found.full_scale
     return GateResult(
         "blank",
         contrast >= settings.min_contrast,
@@ -175,10 +163,8 @@ def _blank(picture: GreyPixels, std: float, settings: GateSettings) -> GateResul
     )
 
 
-def _saturated(picture: GreyPixels, settings: GateSettings) -> tuple[GateResult, GateResult]:
-    size = max(picture.size, 1)
-    black = 1.0 - cv2.countNonZero(picture) / size
-    white = int(np.count_nonzero(picture >= picture.dtype.type(full_scale(picture)))) / size
+def _saturated(found: Levels, settings: GateSettings) -> tuple[GateResult, GateResult]:
+    black, white = found.black, found.white
     return (
         GateResult(
             "black",

@@ -6,6 +6,7 @@ them off. Both forms answer alike: the input within one grey level, paths equal,
 
 import os
 from functools import lru_cache
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 VARIABLE = "HFFNET_NATIVE"
 INTERFACE = 1
 """Of the module this code was written for; one that was built from other sources is not used."""
+_NAME = "hffnet.runtime._native"
 
 
 def find_native() -> tuple[ModuleType | None, str]:
@@ -24,13 +26,15 @@ def find_native() -> tuple[ModuleType | None, str]:
     if (wish := os.environ.get(VARIABLE, "")).lower() in {"0", "off", "no", "false"}:
         return None, f"switched off by {VARIABLE}={wish}"
     try:
-        from hffnet.runtime import _native
+        module = import_module(_NAME)
+    except ModuleNotFoundError as error:
+        return None, "not built" if error.name == _NAME else f"built, but cannot be loaded: {error}"
     except ImportError as error:
-        return None, f"built, but cannot be loaded: {error}" if error.path else "not built"
-    found = getattr(_native, "INTERFACE", None)
+        return None, f"built, but cannot be loaded: {error}"
+    found = getattr(module, "INTERFACE", None)
     if found != INTERFACE:
         return None, f"built from other sources (interface {found}, expected {INTERFACE})"
-    return _native, ""
+    return module, ""
 
 
 MODULE, REASON = find_native()

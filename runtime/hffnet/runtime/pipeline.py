@@ -1,15 +1,15 @@
 """source -> read -> classify -> record -> publish, as threads that overlap and hold each other back.
 
-The reader thread follows the source, decodes the next frames and makes them ready, while the caller's thread has the
-engine work on the last; the recorder thread commits, so that waiting for the disk does not hold up the engine; every
-sink has its own thread behind the records. The hand-overs are bounded: a slow stage slows the source down and nothing
-is dropped.
+The reader thread follows the source and decodes the next frames, the preparing thread makes them ready, while the
+caller's thread has the engine work on the last; the recorder thread commits, so that waiting for the disk does not hold
+up the engine; every sink has its own thread behind the records. The hand-overs are bounded: a slow stage slows the
+source down and nothing is dropped.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -41,7 +41,7 @@ OnFrame = Callable[[str, "Frame", "Prediction"], None]
 """Called with an item's name, its frame and what was decided; must return at once and keep the frame as it is."""
 
 _log = logging.getLogger(__name__)
-_QUEUE = 2
+_QUEUE = 1  # of each hand-over: a 12 MB frame that waits is 12 MB
 # What threads get at the end: with the frame in hand, all of it stays within five seconds.
 _READER_S, _SINKS_S = 1.0, 1.0
 
@@ -54,8 +54,8 @@ class RunSummary:
         counts: results by status.
         seconds: from the start of the pipeline to its end.
         stages_ms: milliseconds by stage over the latest frames: ``waited`` (settled to read), ``read``, ``gates``,
-            ``preprocess``, ``queued``, ``infer``, ``decode``, ``record`` (the commit) and ``total`` (settled to
-            committed).
+            ``preprocess``, ``queued``, ``infer``, ``copy`` (to a GPU and back, where it tells), ``decode``, ``record``
+            (the commit) and ``total`` (settled to committed).
         was_stopped: whether ``stop`` was set from outside, rather than the source ending.
         num_unrecorded: results that could not be committed before the end; their inputs are redone by the next run.
         undelivered: by sink, records that it gets in the next run.
@@ -171,7 +171,11 @@ def run_pipeline(
 
 
 class _Reader:
-    """The thread that follows the source, decodes and prepares ahead; remembers the last live frame."""
+    """Two threads: one follows the source and decodes ahead, the other prepares; it remembers the last live frame.
+
+    So that the process that decodes works on the next file while this one looks at the last. A live frame is decoded
+    and prepared only when it can be classified at once: waiting between the two would make it old.
+    """
 
     def __init__(
         self,
@@ -182,13 +186,18 @@ class _Reader:
         classifier: "Classifier",
     ) -> None:
         self.arrivals = HandOver[_Arrival | Notice](_QUEUE)
+        self._decoded = HandOver[_Arrival | Notice](_QUEUE)
         self.error: BaseException | None = None
         self._source, self._stop, self._bar, self._read_file = source, stop, bar, read_file
         self._classifier = classifier
         self._previous: FrameFingerprint | None = None
         # A daemon: a read that hangs on a dead network share must not keep the process alive.
-        self._thread = Thread(target=self._run, name="reader", daemon=True)
-        self._thread.start()
+        self._threads = [
+            Thread(target=self._run, name="reader", daemon=True),
+            Thread(target=self._prepare, name="preparer", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def arrivals_until(self, stop: Event, beat: Callable[[], None]) -> Iterator[_Arrival | Notice]:
         """What was read, until the source ends or ``stop`` is set."""
@@ -203,7 +212,10 @@ class _Reader:
     def close(self) -> None:
         """Drop what was read ahead; ``stop`` is set already."""
         self.arrivals.refuse()
-        self._thread.join(_READER_S)
+        self._decoded.refuse()
+        until = monotonic() + _READER_S
+        for thread in self._threads:
+            thread.join(max(until - monotonic(), 0.0))
 
     def _run(self) -> None:
         try:
@@ -214,11 +226,28 @@ class _Reader:
                 if item is None:
                     return
                 arrival = item if isinstance(item, Notice) else self._read(item)
-                if arrival is not None and not self.arrivals.put(arrival):
+                if arrival is not None and not self._pass_on(arrival):
                     return
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for arrivals
             self.error = error
         finally:
+            self._decoded.end()
+
+    def _pass_on(self, arrival: _Arrival | Notice) -> bool:
+        if not self._source.is_live:
+            return self._decoded.put(arrival)
+        # Here and now: while another thread prepared it, the next live frame would be drawn, and get old.
+        return self.arrivals.put(self._prepared(arrival))
+
+    def _prepare(self) -> None:
+        try:
+            while (arrival := self._decoded.get()) is not None:
+                if not self.arrivals.put(self._prepared(arrival)):
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for arrivals
+            self.error = self.error or error
+        finally:
+            self._decoded.refuse()
             self.arrivals.end()
 
     def _read(self, item: Item | FrameItem) -> _Arrival | None:
@@ -236,26 +265,27 @@ class _Reader:
         if frame is None and isinstance(item, Item) and self._source.retry(item):
             return None
         timings_ms = {"waited": (began - item.settled_at) * 1e3, "read": (monotonic() - began) * 1e3}
-        if frame is not None:
-            frame = self._prepared(item, frame, timings_ms)
         return _Arrival(item=item, frame=frame, reason=reason, timings_ms=timings_ms, at=monotonic())
 
-    def _prepared(self, item: Item | FrameItem, frame: "Frame", timings_ms: dict[str, float]) -> "Frame":
+    def _prepared(self, arrival: _Arrival | Notice) -> _Arrival | Notice:
         """Gates and network input, so that the engine need not wait for them; live frames must not repeat the last."""
+        if isinstance(arrival, Notice) or arrival.frame is None:
+            return arrival
         from hffnet.runtime.classifier import Timings
         from hffnet.runtime.gates import fingerprint_from_frame
 
-        is_live = isinstance(item, FrameItem) and item.is_live
-        timings = Timings()
+        queued_ms = (monotonic() - arrival.at) * 1e3
+        item, frame = arrival.item, arrival.frame
+        timings = Timings(arrival.timings_ms)
         try:
             frame = self._classifier.prepared(frame, timings, previous=self._previous)
         except Exception as error:  # noqa: BLE001 - comes again where the frame is classified, and is told there
             _log.debug("%s cannot be prepared: %s", item.name, error)
-            return frame
-        if is_live:
+            return arrival
+        timings["queued"] = queued_ms
+        if isinstance(item, FrameItem) and item.is_live:
             self._previous = fingerprint_from_frame(frame)
-        timings_ms |= timings
-        return frame
+        return replace(arrival, frame=frame, timings_ms=dict(timings), at=monotonic())
 
     def _frame(self, item: Item | FrameItem) -> "Frame":
         if isinstance(item, FrameItem):
@@ -290,7 +320,7 @@ class _Desk:
 
         reason = arrival.reason
         timings = Timings(arrival.timings_ms)
-        timings["queued"] = (monotonic() - arrival.at) * 1e3
+        timings["queued"] = timings.get("queued", 0.0) + (monotonic() - arrival.at) * 1e3
         if arrival.frame is not None:
             try:
                 return self._classified(arrival, arrival.frame, timings)

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from hffnet.runtime.archive import Document, document_from_file
 from hffnet.runtime.errors import EngineError, HffnetError
+from hffnet.runtime.installed import hffnet_version
 
 if TYPE_CHECKING:
     import ray
@@ -130,7 +130,7 @@ def documents_from_ray(paths: Sequence[Path], bundle: Path, plan: WorkerPlan, nu
     stored = (ray.put(bundle.read_bytes()),)
     results = frames.map_batches(
         _Worker,
-        fn_constructor_args=(stored, plan, _version()),
+        fn_constructor_args=(stored, plan, hffnet_version()),
         batch_size=_FRAMES_AT_ONCE,
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_cpus=plan.threads,
@@ -154,8 +154,8 @@ class _Worker:
         import ray
 
         self._plan, self._classifier, self._error = plan, None, ""
-        if _version() != asked_version:
-            self._error = f"it has hffnet {_version()}, the job {asked_version}; install the same everywhere"
+        if hffnet_version() != asked_version:
+            self._error = f"it has hffnet {hffnet_version()}, the job {asked_version}; install the same everywhere"
             return
         self._folder = tempfile.TemporaryDirectory(prefix="hffnet-ray-")
         path = Path(self._folder.name) / "model.hffnet"
@@ -186,10 +186,3 @@ def _opened(path: Path, plan: WorkerPlan) -> "Classifier":
     from hffnet.runtime.classifier import Classifier
 
     return Classifier.open(path, engine=plan.engine, precision=plan.precision, threads=plan.threads, tiles=plan.tiles)
-
-
-def _version() -> str:
-    try:
-        return version("hffnet")
-    except PackageNotFoundError:
-        return "0+source"

@@ -30,6 +30,9 @@ ROW_VERSION = 2
 GENESIS = "0" * 64
 """``prev_hash`` of the first row."""
 
+MOST_SEQ = 2**63 - 1
+"""The largest number that SQLite gives a row."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordDraft:
@@ -131,6 +134,11 @@ def canonical_json(value: Json) -> str:
 def settings_sha256(settings: Mapping[str, Json]) -> str:
     """Hash of the settings that can change a result; part of what makes an input "done"."""
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()
+
+
+def mapping_from(value: Json) -> Mapping[str, Json]:
+    """What ``details`` and the like hold under a name; empty where that is no object."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def hashed_fields(row_version: int) -> tuple[str, ...]:

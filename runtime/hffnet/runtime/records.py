@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from json import loads
 from pathlib import Path
 from threading import Lock
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hffnet.runtime.errors import RecordError
+from hffnet.runtime.installed import hffnet_version
 from hffnet.runtime.record import (
     DRAFT_FIELDS,
     GENESIS,
@@ -75,7 +75,7 @@ class RecordStore:
         self.path = path
         self._writer, self._reader = writer, reader
         self._write_lock, self._read_lock = Lock(), Lock()
-        self._version = _hffnet_version()
+        self._version = hffnet_version()
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> Self:
@@ -402,10 +402,3 @@ def _tells_of(row: sqlite3.Row, archived: Archived) -> bool:
 def _input_key(*key: Json) -> bytes:
     """16 bytes for path, modification time, size, bundle and settings."""
     return hashlib.sha256(canonical_json(key).encode()).digest()[:16]
-
-
-def _hffnet_version() -> str:
-    try:
-        return version("hffnet")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0+source"

@@ -19,6 +19,7 @@ from hffnet.runtime.commands import (
     ThreadsOption,
     print_json,
 )
+from hffnet.runtime.dashboard import DEFAULT_HOST, DEFAULT_PORT
 from hffnet.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def run(
         bool,
         typer.Option("--view", help="Show frames and decisions on a local page; its address is told."),
     ] = False,
-    host: Annotated[str, typer.Option("--host", help="Address the page is served on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8765,
+    host: Annotated[str, typer.Option("--host", help="Address the page is served on.")] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = DEFAULT_PORT,
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A further name the page is reached by.")
     ] = None,

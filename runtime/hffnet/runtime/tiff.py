@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
 from hffnet.runtime.errors import FrameError
@@ -82,7 +83,9 @@ def tiff_frame_from_bytes(data: bytes, name: str, limits: Limits, wanted: frozen
     directory = _directory(data, name)
     logging.getLogger("tifffile").addFilter(_SILENCE)  # once: adding the same filter again does nothing
     try:
-        with tifffile.TiffFile(io.BytesIO(data), name="frame.tif") as file:
+        # The stream is closed here: tifffile's objects refer to each other and would keep a copy of every file in
+        # memory until the next garbage collection.
+        with io.BytesIO(data) as stream, tifffile.TiffFile(stream, name="frame.tif") as file:
             pixels = _pixels(file.pages[0], data, name, limits)
     except FrameError:
         raise
@@ -138,7 +141,8 @@ def _entries(data: bytes) -> Iterator[tuple[int, _Tag]]:
 def _pixels(page: Any, data: bytes, name: str, limits: Limits) -> GreyPixels:  # noqa: ANN401 - tifffile is untyped
     _check_kind(page, name, limits)
     _check_segments(page, data, name, limits)
-    samples = np.asarray(page.asarray(maxworkers=1))
+    stored = _as_stored(page, data)
+    samples = stored if stored is not None else np.asarray(page.asarray(maxworkers=1))
     if samples.ndim == 3 and page.planarconfig == 2:
         samples = np.moveaxis(samples, 0, -1)
     if page.photometric == 3:
@@ -146,6 +150,20 @@ def _pixels(page: Any, data: bytes, name: str, limits: Limits) -> GreyPixels:  #
     if page.photometric == 6 and page.compression != 7 and samples.ndim == 3:
         samples = samples[..., 0]  # Y is the grey level
     return grey_from_samples(samples, name, bits=page.bitspersample, white_is_zero=page.photometric == 0)
+
+
+def _as_stored(page: Any, data: bytes) -> npt.NDArray[Any] | None:  # noqa: ANN401
+    """Grey samples that lie in the file as they are to be, without a copy; None where they have to be decoded.
+
+    The copy is the dearest part of reading a large frame: fresh memory costs more than filling it.
+    """
+    is_plain = page.is_contiguous and page.samplesperpixel == 1 and page.fillorder == 1 and page.predictor == 1
+    dtype = np.dtype(page.parent.byteorder + page.dtype.char)
+    offset, num_bytes = page.dataoffsets[0], page.imagelength * page.imagewidth * dtype.itemsize
+    if not is_plain or offset + num_bytes > len(data):
+        return None  # a strip that is too short is tifffile's to refuse
+    samples = np.frombuffer(data, dtype, page.imagelength * page.imagewidth, offset)
+    return samples.reshape(page.imagelength, page.imagewidth) if samples.flags.aligned else None
 
 
 def _check_kind(page: Any, name: str, limits: Limits) -> None:  # noqa: ANN401

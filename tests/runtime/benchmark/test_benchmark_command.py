@@ -1,12 +1,18 @@
 """``hffnet benchmark`` on a real bundle and real engines."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -14,7 +20,8 @@ from hffnet.runtime.benchmark.footprint import footprint
 from hffnet.runtime.benchmark.report import read_report
 from hffnet.runtime.benchmark.run import BenchmarkOptions, benchmark_bundle
 from hffnet.runtime.benchmark_command import benchmark
-from hffnet.runtime.errors import ConfigError, DatasetError, EngineError, GateError
+from hffnet.runtime.errors import ConfigError, DatasetError, EngineError, ExitCode, GateError
+from tests.tiny import tiny_graph, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +93,51 @@ def test_a_slowed_run_fails_the_comparison(tmp_path: Path) -> None:
     assert "slower" in ran(*arguments, "1.4").stdout
 
 
+def test_ctrl_c_leaves_page_and_document_marked_partial(bundle_path: Path, tmp_path: Path) -> None:
+    """The signal comes once something was measured."""
+    files = ("--save", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html"))
+    words = [str(bundle_path), "--engine", "onnxruntime", "--seconds", "3600", "--no-memory", *files]
+    program = f"from hffnet.runtime.benchmark_command import benchmark; benchmark({words!r})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "measuring" in line)
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=60)[1]
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "partial: the run was interrupted" in said
+    report = read_report(tmp_path / "a.json")
+    assert report.partial is not None
+    assert "partial: the run was interrupted" in (tmp_path / "a.html").read_text()
+
+
+def test_a_bundle_that_fails_its_self_test_is_not_measured(tmp_path: Path) -> None:
+    model = tiny_graph(np.random.default_rng(0).normal(size=(1, 5)) * 4)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[2] *= -1
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "weight"))
+    bundle = write_tiny_bundle(tmp_path / "corrupted.hffnet", model=model)
+    with pytest.raises(EngineError, match=r"no engine could be measured: onnxruntime: .*test vectors with an error of"):
+        ran(bundle, "--engine", "onnxruntime", "--seconds", "0.1", "--no-memory", "--save", tmp_path / "a.json")
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_labels_that_are_missing_or_unknown(bundle_path: Path, labelled: Path, tmp_path: Path) -> None:
+    unlabelled, stranger = tmp_path / "unlabelled", tmp_path / "stranger"
+    shutil.copytree(labelled / "mechanical/dimples", unlabelled)
+    shutil.copytree(labelled / "mechanical/dimples", stranger / "mechanical/rust")
+    for data, sentence in ((unlabelled, "lies in no class folder"), (stranger, "which the taxonomy has not")):
+        with pytest.raises(DatasetError, match=sentence):
+            ran(bundle_path, "--engine", "onnxruntime", "--data", data, "--seconds", "0.1", "--no-memory")
+
+
 def test_too_short_a_run_for_a_percentile(bundle_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     options = ("--engine", "onnxruntime", "--seconds", "0.1", "--no-memory", "--percentile", "99.9", "--save", path)
-    with pytest.raises(GateError, match=r"p99\.9, which takes 6636: .* run with --seconds"):
+    with pytest.raises(
+        GateError, match=r"a row has too few samples for p99\.9, which takes 6636: .* run with --seconds"
+    ):
         ran(bundle_path, *options)
     assert read_report(path).rows[0].latency is not None
 

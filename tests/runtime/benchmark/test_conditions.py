@@ -88,7 +88,8 @@ def steady(factor: float = 1.0) -> dict[str, Measured]:
             conditions(mhz=(3000.0,) * 10 + (2000.0,) * 10), steady(), 1e-7, ["from 3000 to 2000 MHz"], id="clocks"
         ),
         pytest.param(conditions(), steady(1.3), 1e-7, ["drifted by +2"], id="drift"),
-        pytest.param(None, steady(), 0.015, ["clock ticks every 1.5e+04 µs"], id="coarse-clock"),
+        pytest.param(None, steady(), 0.015, ["clock ticks every 15 ms"], id="coarse-clock"),
+        pytest.param(None, steady(), 2e-4, ["clock ticks every 200 µs"], id="clock-coarse-for-the-row"),
     ],
 )
 def test_reasons_against_a_run(found: object, rows: dict[str, Measured], tick_s: float, words: list[str]) -> None:

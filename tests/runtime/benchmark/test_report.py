@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hffnet.runtime.benchmark.charts import WIDTH, trade
 from hffnet.runtime.benchmark.compare import compare_reports
 from hffnet.runtime.benchmark.page import page_from_report
 from hffnet.runtime.benchmark.report import Column, Report, read_report, write_report
@@ -93,6 +94,22 @@ def test_the_page_needs_nothing_else_and_escapes_names() -> None:
     assert "&lt;script&gt;" in page
     assert page.count("<svg") == 4
     assert not re.search(r"nan|inf\b", re.sub(r"<style>.*</style>", "", page, flags=re.DOTALL).split("<h2>Figures")[0])
+
+
+def test_names_in_the_trade_do_not_hide_each_other() -> None:
+    """Five rows of one score, at nearly one speed; the last ones would run out of the picture."""
+    names: list[RowName] = [*(("onnxruntime", p) for p in ("fp32", "fp16", "int8")), ("openvino", "fp32"), OPENVINO]
+    report = draft_report({name: turns(10.0 * 1.01**k, seed=0, noise=0.0) for k, name in enumerate(names)})
+    same = report.rows[0].accuracy
+    report = report.model_copy(update={"rows": tuple(row.model_copy(update={"accuracy": same}) for row in report.rows)})
+    drawn = trade(report)
+    assert drawn is not None
+    for n, one in enumerate(drawn.points):
+        assert one.label_x + 6.0 * len(one.label) < WIDTH
+        assert 0 < one.label_y < drawn.height
+        for other in drawn.points[:n]:
+            is_beside = abs(one.label_x - other.label_x) > 6.0 * max(len(one.label), len(other.label))
+            assert is_beside or abs(one.label_y - other.label_y) >= 12
 
 
 def test_the_page_and_tables_of_a_run_that_measured_nothing() -> None:

@@ -4,9 +4,11 @@ Inline SVG rather than a plotting library: a page of 100 kB that any browser sho
 has 4.5 MB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, log10
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +18,12 @@ from hffnet.runtime.benchmark.report import Conditions, Report, Row
 WIDTH = 960.0
 LEFT = 250.0
 RIGHT = 20.0
-LANE = 44.0
+LANE = 52.0
+NAME_RISE = 8.0  # of a name over the height of its point
+_TALLEST = LANE - 20.0  # above it stands the percentile's word
+_LETTER = 6.6  # mean width in pixels, of 12-pixel type
 _BINS = 120
 _MOST_POINTS = 400
-_MOST_NAMED = 8
 _STAGES = ("read", "gates", "preprocess", "copy", "infer", "decode", "record")
 _COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#cc79a7", "#d55e00")
 
@@ -58,13 +62,14 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One row's strip of a chart: an outline or points, and marks with a word each."""
+    """One row's strip of a chart, and marks with a word each."""
 
     label: str
     y: float
     path: str
-    marks: tuple[Tick, ...]
+    marks: tuple[Tick, ...] = ()
     note: str = ""
+    kind: Literal["area", "dots", "curve"] = "curve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +113,13 @@ class BarChart:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One row in the trade of accuracy against latency."""
+    """One row in the trade of accuracy against latency; its name stands where no other's does."""
 
     x: float
     y: float
     label: str
-    is_named: bool
+    label_x: float
+    label_y: float
     is_best: bool
     title: str
 
@@ -141,10 +147,11 @@ def distribution(report: Report) -> Chart | None:
         y = LANE * (k + 1)
         edges = np.geomspace(axis.low, axis.high, _BINS + 1)
         counts, _ = np.histogram(np.clip(latency_ms, axis.low, axis.high), edges)
-        tops = y - counts / counts.max() * (LANE - 12)
+        tops = y - counts / counts.max() * _TALLEST
         steps = [(axis.x(edge), top) for n, top in enumerate(tops) for edge in edges[n : n + 2]]
         path = f"M{axis.x(axis.low):.1f} {y:.1f}" + "".join(f"L{x:.1f} {top:.1f}" for x, top in steps)
-        lanes.append(Lane(row.label, y, path + f"L{axis.x(axis.high):.1f} {y:.1f}Z", _percentile_marks(row, axis)))
+        path += f"L{axis.x(axis.high):.1f} {y:.1f}Z"
+        lanes.append(Lane(row.label, y, path, _percentile_marks(row, axis), kind="area"))
     return Chart(axis, tuple(lanes), LANE * len(lanes) + 34)
 
 
@@ -154,16 +161,18 @@ def timeline(report: Report) -> Chart | None:
     if not rows:
         return None
     ends = [float(row.samples.at_s.values().max()) for row in rows if row.samples]
-    axis = Axis(0.0, max(*ends, 1e-3) if len(ends) > 1 else max(ends[0], 1e-3), is_log=False)
+    if report.conditions:
+        ends += report.conditions.at_s.values().tolist()
+    axis = Axis(0.0, max([*ends, 1e-3]), is_log=False)
     lanes = list[Lane]()
     for row in rows:
         assert row.samples is not None
         y = LANE * (len(lanes) + 1)
         at_s, ms = _thinned(row.samples.at_s.values(), _latencies(row))
         path = "".join(
-            f"M{axis.x(t):.1f} {y - v / ms.max() * (LANE - 8):.1f}h1.5" for t, v in zip(at_s, ms, strict=True)
+            f"M{axis.x(t):.1f} {y - v / ms.max() * (LANE - 8):.1f}h2.5" for t, v in zip(at_s, ms, strict=True)
         )
-        lanes.append(Lane(row.label, y, path, (), f"max {ms.max():.3g} ms"))
+        lanes.append(Lane(row.label, y, path, note=f"max {ms.max():.3g} ms", kind="dots"))
     if report.conditions:
         lanes += _condition_lanes(report.conditions, axis, len(lanes))
     return Chart(axis, tuple(lanes), LANE * len(lanes) + 34)
@@ -199,27 +208,40 @@ def trade(report: Report) -> Trade | None:
     scores = [hf1 for _, hf1 in spots]
     axis = _log_axis(np.array([ms for ms, _ in spots]))
     margin = max(0.15 * (max(scores) - min(scores)), 0.002)
-    low, high, height = max(min(scores) - margin, 0.0), max(scores) + margin, 300.0
+    low, high, height = max(min(scores) - margin, 0.0), min(max(scores) + margin, 1.0), 320.0
 
     def y(hf1: float) -> float:
-        return 12 + (high - hf1) / (high - low) * (height - 60)
+        return 70 + (high - hf1) / (high - low) * (height - 118)
 
     best = [not any(a <= ms and b >= hf1 and (a, b) != (ms, hf1) for a, b in spots) for ms, hf1 in spots]
+    names = [row.label.removeprefix("single-stream ") for row in rows]
+    places = _name_places([(axis.x(ms), y(hf1)) for ms, hf1 in spots], names)
     points = tuple(
-        Point(
-            axis.x(ms),
-            y(hf1),
-            row.label.removeprefix("single-stream "),
-            is_best or len(rows) <= _MOST_NAMED,
-            is_best,
-            f"{ms:.2f} ms, HF1 {hf1:.4f}",
-        )
-        for row, (ms, hf1), is_best in zip(rows, spots, best, strict=True)
+        Point(axis.x(ms), y(hf1), name, *place, is_best, f"{ms:.2f} ms, HF1 {hf1:.4f}")
+        for name, place, (ms, hf1), is_best in zip(names, places, spots, best, strict=True)
     )
     line = sorted((p.x, p.y) for p in points if p.is_best)
     steps = [(line[0][0], line[0][1])] + [s for a, b in pairwise(line) for s in ((b[0], a[1]), b)]
     marks = tuple((y(low + k * (high - low) / 4), f"{low + k * (high - low) / 4:.4f}") for k in range(5))
     return Trade(axis, points, "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in steps), marks, height)
+
+
+def _name_places(spots: Sequence[tuple[float, float]], names: Sequence[str]) -> list[tuple[float, float]]:
+    """Where each name begins: beside its point, and stepwise away from it where another name or point is in the way."""
+    taken = [(x - 6, x + 6, y + 4) for x, y in spots]
+    places = dict[int, tuple[float, float]]()
+    for n in sorted(range(len(spots)), key=lambda n: spots[n]):
+        (x, y), width = spots[n], len(names[n]) * _LETTER
+        left = min(x + 9, WIDTH - width)
+
+        def is_free(base: float, left: float = left, right: float = left + width) -> bool:
+            return base > 12 and all(abs(base - b) >= 12 or right < a or r < left for a, r, b in taken)
+
+        steps = (y - NAME_RISE, *(y - NAME_RISE + sign * 13.0 * k for k in range(1, 20) for sign in (-1, 1)))
+        base = next(filter(is_free, steps), y - NAME_RISE)
+        places[n] = (left, base)
+        taken.append((left, left + width, base))
+    return [places[n] for n in range(len(spots))]
 
 
 def _condition_lanes(conditions: Conditions, axis: Axis, num_above: int) -> list[Lane]:
@@ -241,7 +263,7 @@ def _condition_lanes(conditions: Conditions, axis: Axis, num_above: int) -> list
         scale = max(top or highest, highest, 1e-9)
         spots = zip(at_s[known], values[known], strict=True)
         path = "M" + "L".join(f"{axis.x(t):.1f} {y - v / scale * (LANE - 10):.1f}" for t, v in spots)
-        lanes.append(Lane(label, y, path, (), f"mean {form.format(float(values[known].mean()))}"))
+        lanes.append(Lane(label, y, path, note=f"mean {form.format(float(values[known].mean()))}"))
     return lanes
 
 

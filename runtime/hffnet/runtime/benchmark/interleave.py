@@ -4,14 +4,27 @@ import logging
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from hffnet.runtime.benchmark.scenarios import Block, Stream
+from hffnet.runtime.benchmark.scenarios import Block
 from hffnet.runtime.errors import HffnetError
 
 _WARM_UP = 3
 Key = TypeVar("Key", bound=Hashable)
 _log = logging.getLogger(__name__)
+
+
+class Turns(Protocol):
+    """What takes turns; see ``Stream``."""
+
+    def warm_up(self, num: int = 1) -> None:
+        """Queries that are not counted."""
+
+    def get_ready(self) -> None:
+        """Before each block."""
+
+    def block(self, seconds: float) -> Block:
+        """One turn."""
 
 
 @dataclass(slots=True)
@@ -53,7 +66,7 @@ class Measured:
 
 
 def measure_interleaved(
-    streams: Mapping[Key, Stream],
+    streams: Mapping[Key, Turns],
     *,
     seconds: float,
     block_s: float,
@@ -91,7 +104,7 @@ def measure_interleaved(
 
 
 def _turn(
-    stream: Stream, measured: Measured, block_s: float, began_s: float, energy_j: Callable[[], float | None]
+    stream: Turns, measured: Measured, block_s: float, began_s: float, energy_j: Callable[[], float | None]
 ) -> None:
     def run() -> None:
         stream.get_ready()

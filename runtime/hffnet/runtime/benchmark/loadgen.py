@@ -5,7 +5,9 @@ query) and ``offline``. These are performance runs by its rules for one scenario
 """
 
 import json
+from collections.abc import Callable
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +49,20 @@ def through_loadgen(
     seconds: float,
     expected_ms: float,
     folder: Path,
+    between_queries: Callable[[], None] = lambda: None,
 ) -> LoadGen:
-    """Measure one row.
+    """Measure one row. LoadGen allows one run at a time in a process.
 
     Args:
         work: what a query does.
         scenario: one of ``LOADGEN_SCENARIOS``.
         settings: of the scenario.
         batch: frames per sample in ``single-stream``.
-        seconds: at least so long, and 64 queries.
+        seconds: as many queries as are expected to take so long, and at least 64.
         expected_ms: latency of a query, from which LoadGen plans its run.
         folder: where LoadGen writes its logs; made where absent.
+        between_queries: may wait. A query is issued, and its latency begins, when the last one's issue has returned, so
+            this is in none; it is in the run's duration, hence ``offline``, one query by its rules, has no such place.
 
     Raises:
         MissingExtraError: LoadGen is not installed. EngineError: its log does not tell a result.
@@ -77,6 +82,10 @@ def through_loadgen(
         turn += 1
         answers = [mlperf_loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
         mlperf_loadgen.QuerySamplesComplete(answers)
+        try:
+            between_queries()
+        except BaseException as error:  # noqa: BLE001 - as above
+            failures.append(error)
 
     sut = mlperf_loadgen.ConstructSUT(issue, lambda: None)
     library = mlperf_loadgen.ConstructQSL(_NUM_SAMPLES, _NUM_SAMPLES, lambda _: None, lambda _: None)
@@ -138,14 +147,25 @@ def _test_settings(scenario: ScenarioName, settings: ScenarioSettings, seconds: 
     test = mlperf_loadgen.TestSettings()
     test.scenario = getattr(mlperf_loadgen.TestScenario, LOADGEN_SCENARIOS[scenario])
     test.mode = mlperf_loadgen.TestMode.PerformanceOnly
-    test.min_duration_ms = int(seconds * 1e3)
-    test.min_query_count = 1 if scenario == "offline" else samples_needed(90)
+    if scenario == "offline":
+        test.min_duration_ms, test.min_query_count = int(seconds * 1e3), 1
+    else:  # by number and not by duration, in which pauses are
+        test.min_duration_ms, test.min_query_count = 1, num_queries(seconds, expected_ms)
     expected_ns = max(int(expected_ms * 1e6), 1)
     test.single_stream_expected_latency_ns = expected_ns
     test.multi_stream_expected_latency_ns = expected_ns
     test.multi_stream_samples_per_query = settings.multi_stream_frames
     test.offline_expected_qps = 1e3 * settings.offline_frames / expected_ms
     return test
+
+
+def num_queries(seconds: float, expected_ms: float) -> int:
+    """Of a run.
+
+    >>> num_queries(1.0, 100.0), num_queries(1.0, 2.0)
+    (64, 500)
+    """
+    return max(samples_needed(90), ceil(seconds * 1e3 / expected_ms))
 
 
 def _log_settings(folder: Path) -> object:

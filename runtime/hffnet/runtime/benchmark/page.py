@@ -44,4 +44,5 @@ def page_from_report(report: Report) -> str:
         width=charts.WIDTH,
         left=charts.LEFT,
         lane=charts.LANE,
+        name_rise=charts.NAME_RISE,
     )

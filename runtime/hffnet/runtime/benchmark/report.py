@@ -143,13 +143,14 @@ class Layer(_Strict):
 
 
 class LoadGen(_Strict):
-    """The same row under MLPerf LoadGen, after the interleaved run.
+    """The same row under MLPerf LoadGen, in turns with the others.
 
     Attributes:
         validity: LoadGen's own word; it asks for more samples than a short run has.
         latency: of queries; ``quickest_ms`` the shortest.
         frames_per_s: in ``offline``.
         log: folder of its logs.
+        built_in_p50_ms: of this row's own queries in the same stretch of the run; None where they were too few.
     """
 
     version: str
@@ -158,6 +159,7 @@ class LoadGen(_Strict):
     quickest_ms: NotNegative
     frames_per_s: Positive | None
     log: str
+    built_in_p50_ms: NotNegative | None = None
 
 
 class Row(_Strict):

@@ -22,8 +22,9 @@ from hffnet.runtime.benchmark.conditions import ConditionsWatch
 from hffnet.runtime.benchmark.energy import open_energy_meter
 from hffnet.runtime.benchmark.footprint import footprint
 from hffnet.runtime.benchmark.gpu import open_nvml
-from hffnet.runtime.benchmark.interleave import Measured, measure_interleaved
-from hffnet.runtime.benchmark.loadgen import LOADGEN_SCENARIOS, require_loadgen, through_loadgen
+from hffnet.runtime.benchmark.interleave import Measured, Turns, measure_interleaved
+from hffnet.runtime.benchmark.loadgen import LOADGEN_SCENARIOS, require_loadgen
+from hffnet.runtime.benchmark.loadgen_lane import LoadGenLane, LoadGenRun, loadgen_beside
 from hffnet.runtime.benchmark.machine import machine_facts
 from hffnet.runtime.benchmark.matrix import (
     EngineKey,
@@ -52,6 +53,7 @@ from hffnet.runtime.read import read_frame
 from hffnet.runtime.records import RecordStore
 
 _log = logging.getLogger(__name__)
+_LANE = None  # the key of LoadGen's lane beside those of rows
 OnStep = Callable[[str, float], None]
 """Told what is being done and the share of it that is done."""
 
@@ -71,7 +73,7 @@ class BenchmarkOptions:
         with_footprint: memory and opening time, each in a process of its own.
         with_bounds: measure what limits each engine (roofline).
         with_layers: the engines' own profiles.
-        loadgen: folder for the logs of MLPerf LoadGen, through which rows are measured again.
+        loadgen: folder for the logs of MLPerf LoadGen, through which rows are measured too.
     """
 
     scenarios: tuple[ScenarioName, ...] = ()
@@ -111,7 +113,7 @@ def benchmark_bundle(
         run.check_accuracy()
         run.measure_footprints()
         run.measure_rows()
-        for step in (run.measure_bounds, run.profile_layers, run.measure_through_loadgen):
+        for step in (run.measure_bounds, run.profile_layers):
             try:
                 step()
             except HffnetError as error:
@@ -189,7 +191,7 @@ class _Run:
     def measure_rows(self) -> None:
         """The interleaved run, with the machine watched."""
         clock = SystemClock(self._stop)
-        streams = {
+        streams: dict[RowKey | None, Turns] = {
             key: Stream(
                 self._work(key),
                 key.scenario,
@@ -200,10 +202,11 @@ class _Run:
             for key in self._row_keys
             if key.opened in self._opened
         }
+        lane = self._stack.enter_context(self._loadgen_lane(clock))
         began_s = clock.now()
         with ConditionsWatch(clock.now, began_s, nvml=self._nvml) as watch:
-            self._measured = measure_interleaved(
-                streams,
+            measured = measure_interleaved(
+                {**streams, _LANE: lane} if self._options.loadgen else streams,
                 seconds=self._options.seconds,
                 block_s=self._options.block_s,
                 began_s=began_s,
@@ -212,6 +215,23 @@ class _Run:
                 on_block=lambda share: self._on_step(f"measuring {len(streams)} rows in turns", share),
             )
         self._conditions = watch.conditions()
+        self._measured = {key: found for key, found in measured.items() if key is not _LANE}
+        self._loadgen = {key: loadgen_beside(found, self._measured[key], began_s) for key, found in lane.found.items()}
+
+    def _loadgen_lane(self, clock: SystemClock) -> LoadGenLane[RowKey]:
+        folder, settings, runs = self._options.loadgen, self._options.scenario_settings, dict[RowKey, LoadGenRun]()
+        for number, key in enumerate(self._row_keys if folder else ()):
+            if folder is None or key.scenario not in LOADGEN_SCENARIOS or key.opened not in self._opened:
+                continue
+            name = f"{number:02d}-{key.scenario}-{key.opened.engine}-{key.opened.precision}-b{key.batch}"
+            runs[key] = LoadGenRun(
+                work=self._work(key),
+                scenario=key.scenario,
+                batch=key.batch,
+                num_frames=settings.frames_per_query(key.scenario, key.batch),
+                folder=folder / name,
+            )
+        return LoadGenLane(runs, settings=settings, seconds=self._options.seconds, clock=clock, stop=self._stop)
 
     def _work(self, key: RowKey) -> InferWork | JourneyWork:
         engine = self._opened[key.opened]
@@ -247,29 +267,6 @@ class _Run:
                 frames_NHW = np.resize(self._inputs_NHW, (key.batch, *self._inputs_NHW.shape[1:]))
                 graph = self._bundle.member(self._graph(key.opened).member)
                 self._layers[place] = layers_of_engine(key.opened.engine, graph, frames_NHW, key.opened.threads)
-
-    def measure_through_loadgen(self) -> None:
-        """Rows again, one after the other, through MLPerf LoadGen."""
-        folder = self._options.loadgen
-        for number, key in enumerate(self._row_keys):
-            measured = self._measured.get(key)
-            if folder is None or self._stop.is_set():
-                return
-            if key.scenario not in LOADGEN_SCENARIOS or measured is None or not measured.latency_ms:
-                continue
-            self._on_step(f"MLPerf LoadGen {key.scenario}", number / len(self._row_keys))
-            name = f"{number:02d}-{key.scenario}-{key.opened.engine}-{key.opened.precision}-b{key.batch}"
-            work = self._work(key)
-            work(0, key.batch)
-            self._loadgen[key] = through_loadgen(
-                work,
-                key.scenario,
-                settings=self._options.scenario_settings,
-                batch=key.batch,
-                seconds=self._options.seconds,
-                expected_ms=float(np.median(measured.latency_ms)),
-                folder=folder / name,
-            )
 
     def report(self) -> Report:
         """What was found."""

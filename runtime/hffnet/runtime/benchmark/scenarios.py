@@ -48,6 +48,18 @@ class ScenarioSettings:
     period_s: float = 0.1
     idle_s: float = 2.0
 
+    def frames_per_query(self, scenario: ScenarioName, batch: int) -> int:
+        """Frames in one query of a scenario."""
+        match scenario:
+            case "multi-stream":
+                return self.multi_stream_frames
+            case "offline":
+                return self.offline_frames
+            case "end-to-end":
+                return 1
+            case _:
+                return batch
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -91,15 +103,7 @@ class Stream:
         self._turn = 0
         self._row_s = 0.0
         self._num_due = 0
-        match scenario:
-            case "multi-stream":
-                self._num_frames = settings.multi_stream_frames
-            case "offline":
-                self._num_frames = settings.offline_frames
-            case "end-to-end":
-                self._num_frames = 1
-            case _:
-                self._num_frames = batch
+        self._num_frames = settings.frames_per_query(scenario, batch)
 
     def warm_up(self, num: int = 1) -> None:
         """Queries that are not counted."""

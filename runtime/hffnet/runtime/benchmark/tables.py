@@ -97,7 +97,7 @@ def _loadgen(report: Report) -> Table:
     table = Table("scenario", "engine", "precision", "batch", "threads", *columns, title="the same in MLPerf LoadGen")
     for row in report.rows:
         if row.loadgen and row.latency:
-            theirs, ours = row.loadgen.latency.p50_ms, row.latency.p50_ms
+            theirs, ours = row.loadgen.latency.p50_ms, row.loadgen.built_in_p50_ms
             ratio = theirs / ours if theirs and ours else None
             cells = (*percentile_cells(row.loadgen.latency), figure(row.loadgen.frames_per_s, 1), figure(ratio, 3))
             table.add_row(*_name(row), *cells, row.loadgen.validity)

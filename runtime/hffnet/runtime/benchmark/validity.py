@@ -89,8 +89,9 @@ def _of_tick(rows: Mapping[str, Measured], clock_tick_s: float) -> list[str]:
     label = min(medians, key=medians.__getitem__)
     if clock_tick_s * 1e3 <= MOST_TICK_SHARE * medians[label]:
         return []
+    tick = f"{clock_tick_s * 1e6:.3g} µs" if clock_tick_s < 1e-3 else f"{clock_tick_s * 1e3:.3g} ms"
     reason = (
-        f"the clock ticks every {clock_tick_s * 1e6:.3g} µs, more than {MOST_TICK_SHARE:.0%} of {label}"
+        f"the clock ticks every {tick}, more than {MOST_TICK_SHARE:.0%} of {label}"
         f" ({medians[label]:.3g} ms): choose another clock source (see clock_source of the machine), or a larger batch"
     )
     return [reason]

@@ -22,11 +22,10 @@ from hffnet.runtime.dashboard.stream import EventStream
 from hffnet.runtime.dashboard.view import BusyError, NotReadyError, View
 from hffnet.runtime.dashboard.writes import add_writes
 from hffnet.runtime.errors import HffnetError, RecordError
-from hffnet.runtime.record import Record
+from hffnet.runtime.record import MOST_SEQ, Record
 from hffnet.runtime.records_search import Reviewed, UnreadableError
 
-_MOST_SEQ = 2**63 - 1
-Seq = Annotated[int, Path(ge=1, le=_MOST_SEQ, description="Number of a record.")]
+Seq = Annotated[int, Path(ge=1, le=MOST_SEQ, description="Number of a record.")]
 Width = Annotated[int | None, Query(ge=16, le=2048, description="Pixels; smaller where the picture is.")]
 ClassName = Annotated[str | None, Query(max_length=200)]
 _PAGE_TYPES = {
@@ -174,7 +173,7 @@ def _add_run(app: FastAPI, view: View, keys: Keys, choice: ViewChoice) -> None:
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     )
     async def events(
-        after: Annotated[int | None, Query(ge=0, le=_MOST_SEQ)] = None,
+        after: Annotated[int | None, Query(ge=0, le=MOST_SEQ)] = None,
         last_event_id: Annotated[str | None, Header(max_length=40)] = None,
     ) -> Response:
         """Server-sent events: record, review, service, state; ids are record numbers."""
@@ -193,7 +192,7 @@ def _add_run(app: FastAPI, view: View, keys: Keys, choice: ViewChoice) -> None:
 def _add_records(app: FastAPI, view: View) -> None:
     @app.get("/v1/records", tags=["records"], response_model=said.RecordPage)
     def records(
-        before: Annotated[int | None, Query(ge=1, le=_MOST_SEQ, description="`next` of the page before.")] = None,
+        before: Annotated[int | None, Query(ge=1, le=MOST_SEQ, description="`next` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         class_name: Annotated[str | None, Query(alias="class", max_length=200)] = None,
         gate: Annotated[str | None, Query(max_length=200)] = None,

@@ -3,12 +3,12 @@
 The shapes are the OpenAPI document's; answers are built by these functions and sent as they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hffnet.runtime.record import Json, Record
+from hffnet.runtime.record import Json, Record, mapping_from
 from hffnet.runtime.result import record_json
 
 SCHEMA_VERSION = 1
@@ -276,8 +276,8 @@ def review_json(row: Record) -> dict[str, Json]:
 def short_json(record: Record, overrides: Sequence[Record] = ()) -> dict[str, Json]:
     """A result in short; the last override counts."""
     crop, details = record.crop or {}, record.details or {}
-    area = _mapping(details.get("area"))
-    live = _mapping(details.get("live"))
+    area = mapping_from(details.get("area"))
+    live = mapping_from(details.get("live"))
     age_ms = live.get("age_ms", sum(record.timings_ms.values()) if record.timings_ms else None)
     own = f"/v1/records/{record.seq}"
     frame = f"/v1/frames/{record.seq}"
@@ -327,7 +327,3 @@ def whole_json(record: Record, overrides: Sequence[Record]) -> dict[str, Json]:
         "summary": short_json(record, overrides),
         "reviews": [review_json(row) for row in overrides],
     }
-
-
-def _mapping(value: Json) -> Mapping[str, Json]:
-    return value if isinstance(value, Mapping) else {}

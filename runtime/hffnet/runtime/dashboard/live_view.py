@@ -14,7 +14,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from threading import Condition, Lock, Thread
 from time import monotonic
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 from hffnet.runtime.dashboard.settings import ViewChoice, token_from_choice
 from hffnet.runtime.dashboard.wire import Message, WireError, receive, send
 from hffnet.runtime.errors import ConfigError, HffnetError, MissingExtraError
+from hffnet.runtime.installed import hffnet_version
 from hffnet.runtime.record import Json, Record, plain, text_from_name
 from hffnet.runtime.sources.restarts import Restarts
 from hffnet.runtime.stage_times import StageTimes
@@ -419,7 +419,7 @@ def _model_fields(
         "source": source_name,
         "is_live": source.is_live,
         "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "hffnet_version": _version(),
+        "hffnet_version": hffnet_version(),
         "records_id": (archived.last_hash if archived.last_seq or not store.last_seq() else store.get(1).hash)[:16],
     }
     tiles = classifier.tiles
@@ -431,10 +431,3 @@ def _model_fields(
         "records": str(store.path.absolute()),
         "first_seq": store.last_seq(),
     }
-
-
-def _version() -> str:
-    try:
-        return version("hffnet")
-    except PackageNotFoundError:
-        return "0+source"

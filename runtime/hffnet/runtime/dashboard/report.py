@@ -1,34 +1,28 @@
-r"""The report as PDF: what was decided on a frame or in a session, by which model, and what the person decided.
+"""The report as PDF: what was decided on a frame or in a session, by which model, and what the person decided.
 
-All text from outside is escaped before it becomes part of a paragraph; letters that the font lacks are written as
-their code (``\u4e2d``) rather than left out or shown as boxes.
+All text from outside is escaped before it becomes part of a paragraph.
 """
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
-from xml.sax.saxutils import escape
 
-import reportlab
 from reportlab.lib import colors
 from reportlab.lib.enums import TA_LEFT
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
-from reportlab.pdfbase import pdfmetrics
-from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Flowable, Image, KeepTogether, PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table
 
 from hffnet.runtime.annotate import bar_length_um
-from hffnet.runtime.record import Json, Record
+from hffnet.runtime.dashboard.report_fonts import BOLD, FONT, marked_up, plain_text, use_fonts
+from hffnet.runtime.record import Json, Record, mapping_from
 
-_FONT, _BOLD = "Vera", "VeraBd"
 _WIDTH = A4[0] - 36 * mm
 _MOST_LETTERS = 600
 _PICTURE_HEIGHT = 62 * mm
@@ -69,44 +63,21 @@ def session_report(entries: Sequence[Entry], version: str, *, with_frames: bool)
     return _document(story, f"Session report, records {first} to {last}", version)
 
 
-def text_for_font(text: str) -> str:
-    r"""Letters the font has; others as their code, control characters too.
-
-    >>> text_for_font("5 µm <b>中")
-    '5 µm <b>\\u4e2d'
-    """
-    _use_fonts()
-    known = pdfmetrics.getFont(_FONT).face.charToGlyph
-    return "".join(
-        letter if ord(letter) >= 32 and ord(letter) in known else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
-
-
 def _safe(value: object) -> str:
     text = str(value)
     text = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}… ({len(text)} letters)"
-    return escape(text_for_font(text))
-
-
-def _use_fonts() -> None:
-    if _FONT not in pdfmetrics.getRegisteredFontNames():
-        folder = Path(reportlab.__file__).parent / "fonts"
-        for name in (_FONT, _BOLD):
-            pdfmetrics.registerFont(TTFont(name, folder / f"{name}.ttf"))
+    return marked_up(text)
 
 
 def _styles() -> dict[str, ParagraphStyle]:
-    _use_fonts()
-    text = ParagraphStyle("text", fontName=_FONT, fontSize=8.5, leading=11.5, alignment=TA_LEFT, splitLongWords=True)
+    use_fonts()
+    text = ParagraphStyle("text", fontName=FONT, fontSize=8.5, leading=11.5, alignment=TA_LEFT, splitLongWords=True)
     return {
         "text": text,
         "small": ParagraphStyle("small", text, fontSize=7, leading=9, wordWrap="CJK"),
-        "title": ParagraphStyle("title", text, fontName=_BOLD, fontSize=15, leading=19, spaceAfter=4),
-        "heading": ParagraphStyle(
-            "heading", text, fontName=_BOLD, fontSize=10, leading=13, spaceBefore=8, spaceAfter=3
-        ),
-        "decision": ParagraphStyle("decision", text, fontName=_BOLD, fontSize=13, leading=17, spaceAfter=2),
+        "title": ParagraphStyle("title", text, fontName=BOLD, fontSize=15, leading=19, spaceAfter=4),
+        "heading": ParagraphStyle("heading", text, fontName=BOLD, fontSize=10, leading=13, spaceBefore=8, spaceAfter=3),
+        "decision": ParagraphStyle("decision", text, fontName=BOLD, fontSize=13, leading=17, spaceAfter=2),
     }
 
 
@@ -155,7 +126,7 @@ def _pictures(entry: Entry, styles: dict[str, ParagraphStyle]) -> list[Flowable]
         cells.append([Image(io.BytesIO(data), width * shrink, height * shrink, hAlign="LEFT"), scale])
     table = Table([cells], colWidths=[_WIDTH / 2] * len(cells), hAlign="LEFT")
     table.setStyle([("LEFTPADDING", (0, 0), (-1, -1), 0), ("VALIGN", (0, 0), (-1, -1), "TOP")])
-    told = _mapping((record.details or {}).get("evidence")).get("class")
+    told = mapping_from((record.details or {}).get("evidence")).get("class")
     right = f" Right: evidence for {_safe(told)} laid over it." if told else ""
     note = f"Left: the frame as analysed, reduced to 8 bits for print; the decision was made on the original.{right}"
     return [Spacer(1, 2 * mm), table, Paragraph(note, styles["small"])]
@@ -183,7 +154,7 @@ class ScaleBar(Flowable):  # type: ignore[misc]
     def draw(self) -> None:
         """On the page, by reportlab."""
         label = f"{self._length_um:g} µm" if self._length_um >= 1 else f"{self._length_um * 1000:g} nm"
-        self.canv.setFont(_FONT, 7)
+        self.canv.setFont(FONT, 7)
         self.canv.rect(0, 1.2 * mm, self._length, 0.8 * mm, stroke=0, fill=1)
         self.canv.drawString(self._length + 1.5 * mm, 0.8 * mm, label)
 
@@ -232,10 +203,6 @@ def _identities(record: Record, styles: dict[str, ParagraphStyle]) -> list[Flowa
 
 def _flat(value: object) -> str:
     return ", ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, dict) else str(value or "")
-
-
-def _mapping(value: Json) -> Mapping[str, Json]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _pairs(heading: str, rows: Sequence[tuple[str, object]], styles: dict[str, ParagraphStyle]) -> list[Flowable]:
@@ -325,8 +292,8 @@ def _document(story: list[Flowable], title: str, version: str) -> bytes:
         def save(self) -> None:
             for page, state in enumerate(self._waiting, start=1):
                 self.__dict__.update(state)
-                self.setFont(_FONT, 6.5)
-                self.drawString(18 * mm, 10 * mm, f"report {number}, made {made}, hffnet {text_for_font(version)}")
+                self.setFont(FONT, 6.5)
+                self.drawString(18 * mm, 10 * mm, f"report {number}, made {made}, hffnet {plain_text(version)}")
                 self.drawRightString(A4[0] - 18 * mm, 10 * mm, f"page {page} of {len(self._waiting)}")
                 super().showPage()
             super().save()

@@ -16,13 +16,12 @@ from hffnet.runtime.dashboard.session import Opened
 from hffnet.runtime.dashboard.view import BusyError, View
 from hffnet.runtime.errors import RecordError
 from hffnet.runtime.frame import GreyPixels
-from hffnet.runtime.record import Record
+from hffnet.runtime.record import MOST_SEQ, Record
 
 _MOST_WITH_FRAMES, _MOST_ROWS = 100, 2000
 _PICTURE_WIDTH = 720
 _JPEG_QUALITY = 88
 _PATIENCE_S = 30.0
-_MOST_SEQ = 2**63 - 1
 
 
 def add_reports(app: FastAPI, view: View) -> None:
@@ -33,14 +32,14 @@ def add_reports(app: FastAPI, view: View) -> None:
     }
 
     @app.get("/v1/records/{seq}/report.pdf", tags=["reports"], response_class=Response, responses=pdf)
-    def report_of_frame(seq: Annotated[int, Path(ge=1, le=_MOST_SEQ)]) -> Response:
+    def report_of_frame(seq: Annotated[int, Path(ge=1, le=MOST_SEQ)]) -> Response:
         """The report of one frame."""
         return _made(making, view.opened, seq, seq, with_frames=True, is_session=False)
 
     @app.get("/v1/report.pdf", tags=["reports"], response_class=Response, responses=pdf)
     def report_of_session(
-        first: Annotated[int, Query(ge=1, le=_MOST_SEQ, description="Number of the first record.")],
-        last: Annotated[int, Query(ge=1, le=_MOST_SEQ, description="Number of the last record.")],
+        first: Annotated[int, Query(ge=1, le=MOST_SEQ, description="Number of the first record.")],
+        last: Annotated[int, Query(ge=1, le=MOST_SEQ, description="Number of the last record.")],
         frames: Annotated[bool, Query(description="Also a part for each frame.")] = True,
     ) -> Response:
         """The report of a session: an overview and a row per result, with frames a part for each as well."""

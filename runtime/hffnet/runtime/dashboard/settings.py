@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hffnet.runtime.dashboard import DEFAULT_HOST, DEFAULT_PORT
 from hffnet.runtime.errors import ConfigError
 
-DEFAULT_PORT = 8765
 _FEWEST_LETTERS = 16
 _MOST_TOKEN_BYTES = 4096
 
@@ -31,7 +31,7 @@ class ViewChoice(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    host: str = "127.0.0.1"
+    host: str = DEFAULT_HOST
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     hosts: tuple[Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:\[\]-]+$")], ...] = ()
     behind_proxy: bool = False

@@ -15,7 +15,7 @@ from hffnet.runtime.dashboard.settings import ViewChoice
 from hffnet.runtime.dashboard.view import BusyError, View
 from hffnet.runtime.errors import RecordError
 from hffnet.runtime.overrides import ACCEPT, draft_from_override
-from hffnet.runtime.record import Json, Record
+from hffnet.runtime.record import MOST_SEQ, Json, Record
 
 _MOST_REVIEW_BYTES = 32 * 2**10
 _REVIEW_S, _UPLOAD_S = 10.0, 60.0
@@ -54,7 +54,7 @@ def _add_review(app: FastAPI, view: View) -> None:
         responses={408: {"model": said.ErrorSaid}, 413: {"model": said.ErrorSaid}},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     )
-    async def review(seq: Annotated[int, Path(ge=1, le=2**63 - 1)], request: Request) -> Response:
+    async def review(seq: Annotated[int, Path(ge=1, le=MOST_SEQ)], request: Request) -> Response:
         """Put a person's decision on record, beside the model's and never instead of it."""
         opened = view.opened
         result = await asyncio.to_thread(opened.store.get, seq)

@@ -31,10 +31,13 @@ class Outputs:
     Attributes:
         logits: (N, ΣC) float32.
         evidence: (N, ΣC, h, w) float32; its mean over positions is ``logits``.
+        copy_ms: of the engine's time, what moving frames to the device and answers back took, summed over the frames;
+            None where nothing is moved or the engine does not tell.
     """
 
     logits: npt.NDArray[np.float32]
     evidence: npt.NDArray[np.float32]
+    copy_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,8 +91,11 @@ class EngineCache:
         """
         with ExitStack() as held:
             usable = self._enter_lock(key.stem, held)
-            if usable and (stored := self._load(key, lambda built_by: built_by == key.library_version)):
-                return stored
+            # A folder that can only be read, as of a system image, still serves what it holds.
+            if usable or self._is_trusted():
+                stored = self._load(key, lambda built_by: built_by == key.library_version)
+                if stored is not None:
+                    return stored
             built = build()
             if usable:
                 content = _header(key, built.sidecar) + built.engine
@@ -145,10 +148,11 @@ class EngineCache:
                 held.enter_context(lock.acquire())
         except (OSError, NotSealedHereError) as error:
             _log.warning(
-                "the engine cache %s cannot be used: %s; engines are built anew at each start (set %s to a folder"
-                " that only you can write)",
+                "the engine cache %s cannot be %s: %s; what it cannot serve is built anew at each start (set %s to a"
+                " folder that only you can write)",
                 self.folder,
-                error,
+                "written" if isinstance(error, OSError) else "used",
+                getattr(error, "strerror", None) or error,
                 FOLDER_VARIABLE,
             )
             return False
@@ -159,6 +163,13 @@ class EngineCache:
         self._check_owner()
         if not os.access(self.folder, os.W_OK):
             raise OSError(errno.EROFS, "it is read-only")
+
+    def _is_trusted(self) -> bool:
+        try:
+            self._check_owner()
+        except (OSError, NotSealedHereError):
+            return False
+        return self.folder.is_dir()
 
     def _check_owner(self) -> None:
         """Who may write here could replace the secret, and seal what this process would then run."""

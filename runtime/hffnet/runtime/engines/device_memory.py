@@ -87,6 +87,18 @@ class DeviceMemory(Protocol):
     def copy_to_host(self, target: HostBuffer, address: int, stream: Stream) -> None:
         """Enqueue a copy that fills the whole buffer."""
 
+    def open_mark(self) -> object:
+        """A new mark of time."""
+
+    def mark(self, mark: object, stream: Stream) -> None:
+        """Enqueue it: it takes the time when the GPU gets there, in a recorded graph at each launch."""
+
+    def ms_between(self, first: object, last: object) -> float:
+        """Milliseconds of the GPU between two marks that it has passed."""
+
+    def close_mark(self, mark: object) -> None:
+        """Give a mark back."""
+
     def synchronize(self, stream: Stream) -> None:
         """Wait until everything enqueued is done."""
 
@@ -202,6 +214,27 @@ class CudaPythonMemory:
         copied = self._cuda.cudaMemcpyAsync(target.owner, address, target.array.nbytes, kind, stream.handle)
         self._call("copy a result from the GPU", copied)
 
+    def open_mark(self) -> object:
+        """See ``DeviceMemory``."""
+        (event,) = self._call("make a mark of time", self._cuda.cudaEventCreate())
+        return event
+
+    def mark(self, mark: object, stream: Stream) -> None:
+        """See ``DeviceMemory``."""
+        (status,) = self._call("tell whether it records", self._cuda.cudaStreamIsCapturing(stream.handle))
+        is_recording = status == self._cuda.cudaStreamCaptureStatus.cudaStreamCaptureStatusActive
+        # Without the flag a captured event is only an order between streams and has no time; outside it is not allowed.
+        flag = self._cuda.cudaEventRecordExternal if is_recording else self._cuda.cudaEventRecordDefault
+        self._call("take the time", self._cuda.cudaEventRecordWithFlags(mark, stream.handle, flag))
+
+    def ms_between(self, first: object, last: object) -> float:
+        """See ``DeviceMemory``."""
+        return float(self._call("tell how long it took", self._cuda.cudaEventElapsedTime(first, last))[0])
+
+    def close_mark(self, mark: object) -> None:
+        """See ``DeviceMemory``."""
+        self._call("free a mark of time", self._cuda.cudaEventDestroy(mark))
+
     def synchronize(self, stream: Stream) -> None:
         """See ``DeviceMemory``."""
         self._call("finish its work", self._cuda.cudaStreamSynchronize(stream.handle))
@@ -307,6 +340,23 @@ class PycudaMemory:
         self._call(
             "copy a result from the GPU", self._cuda.memcpy_dtoh_async, target.array, address, stream=stream.handle
         )
+
+    def open_mark(self) -> object:
+        """See ``DeviceMemory``."""
+        return self._call("make a mark of time", self._cuda.Event)
+
+    def mark(self, mark: object, stream: Stream) -> None:
+        """See ``DeviceMemory``."""
+        event: Any = mark
+        self._call("take the time", event.record, stream.handle)
+
+    def ms_between(self, first: object, last: object) -> float:
+        """See ``DeviceMemory``."""
+        event: Any = first
+        return float(self._call("tell how long it took", event.time_till, last))
+
+    def close_mark(self, mark: object) -> None:
+        """See ``DeviceMemory``: pycuda destroys it with the last reference."""
 
     def synchronize(self, stream: Stream) -> None:
         """See ``DeviceMemory``."""

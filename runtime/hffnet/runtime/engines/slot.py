@@ -1,11 +1,13 @@
 """One slot of a TensorRT engine: its own context, stream and buffers, so that frames overlap without sharing anything.
 
 Addresses are set once. After a warm-up the slot's whole work, copies included, is recorded as a CUDA graph, and the
-first replay must repeat what the eager run answered; otherwise the slot stays eager and says so.
+first replay must repeat what the eager run answered; otherwise the slot stays eager and says so. Marks of the GPU's own
+time around the copies tell what they cost, in the graph too; an engine that cannot set them runs without.
 """
 
 import logging
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,10 +69,17 @@ class Slot:
         self._context: ExecutionContext | None = context
         self._graph: object | None = None
         self._bound: dict[str, _Bound] = {}
+        self._marks: list[object] = []
+        self._is_timed = False
+        self._load_ms = 0.0
         self._stream: Stream = memory.open_stream()
         try:
             for plan in plans:
                 self._bound[plan.name] = self._bind(context, plan)
+            if self._copied():
+                for _ in range(4):
+                    self._marks.append(memory.open_mark())
+                self._is_timed = True
         except BaseException:
             self.close()
             raise
@@ -123,7 +132,7 @@ class Slot:
 
     def _record(self, eager: Outputs) -> None:
         try:
-            self._graph = self._memory.capture(self._stream, self._enqueue)
+            self._graph = self._captured()
             for bound in self._bound.values():
                 if not bound.plan.is_input:
                     bound.array.fill(0)  # an empty graph must not pass with the eager run's numbers
@@ -140,9 +149,27 @@ class Slot:
                 self._drop_graph()
                 return
 
+    def _captured(self) -> object:
+        was_timed = self._is_timed
+        try:
+            return self._memory.capture(self._stream, self._enqueue)
+        except EngineError as error:
+            if not was_timed:
+                raise
+            self._stop_timing(error)
+            return self._memory.capture(self._stream, self._enqueue)
+
+    def _stop_timing(self, error: EngineError) -> None:
+        """Figures are no reason to do without a graph, or an engine; marks stay until a graph that holds them goes."""
+        if self._is_timed:
+            _log.warning("copies to and from the GPU are not timed: %s", error)
+        self._is_timed = False
+
     def load(self, frames_NHW: npt.NDArray[np.uint8]) -> None:
         """Copy frames into the input buffer; only while nothing of this slot is running."""
+        began = perf_counter_ns()
         np.copyto(self._bound["frames"].array, frames_NHW)
+        self._load_ms = (perf_counter_ns() - began) / 1e6
 
     def start(self) -> None:
         """Enqueue the work; returns at once."""
@@ -152,14 +179,25 @@ class Slot:
             self._memory.launch(self._graph, self._stream)
 
     def _enqueue(self) -> None:
+        self._mark(0)
         for bound in self._copied():
             if bound.plan.is_input:
                 self._memory.copy_to_device(bound.device, bound.host, self._stream)
+        self._mark(1)
         if self._context is None or not self._context.execute_async_v3(self._stream.address):
             raise EngineError("the engine could not enqueue its work; its log above says why")
+        self._mark(2)
         for bound in self._copied():
             if not bound.plan.is_input:
                 self._memory.copy_to_host(bound.host, bound.device, self._stream)
+        self._mark(3)
+
+    def _mark(self, number: int) -> None:
+        if self._is_timed:
+            try:
+                self._memory.mark(self._marks[number], self._stream)
+            except EngineError as error:
+                self._stop_timing(error)
 
     def _copied(self) -> list[_Bound]:
         """Tensors that lie in two memories; on an integrated GPU there are none."""
@@ -168,10 +206,24 @@ class Slot:
     def finish(self) -> Outputs:
         """Wait for what was started; arrays are copies."""
         self._memory.synchronize(self._stream)
-        return Outputs(
-            logits=self._bound["logits"].array.astype(np.float32),
-            evidence=self._bound["evidence"].array.astype(np.float32),
-        )
+        began = perf_counter_ns()
+        logits = self._bound["logits"].array.astype(np.float32)
+        evidence = self._bound["evidence"].array.astype(np.float32)
+        host_ms = self._load_ms + (perf_counter_ns() - began) / 1e6
+        return Outputs(logits=logits, evidence=evidence, copy_ms=self._copy_ms(host_ms))
+
+    def _copy_ms(self, host_ms: float) -> float | None:
+        """In host memory and, where the GPU has its own, there and back."""
+        if not self._copied():
+            return host_ms
+        if not self._is_timed:
+            return None
+        before, loaded, done, after = self._marks
+        try:
+            return host_ms + self._memory.ms_between(before, loaded) + self._memory.ms_between(done, after)
+        except EngineError as error:
+            self._stop_timing(error)
+            return None
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
@@ -187,6 +239,8 @@ class Slot:
         """Give everything back, in the order that the library wants: graph, context, buffers, stream."""
         self._memory.synchronize(self._stream)
         self._drop_graph()
+        while self._marks:
+            self._memory.close_mark(self._marks.pop())
         self._context = None
         for bound in self._bound.values():
             self._release(bound)

@@ -151,9 +151,11 @@ class TensorRtEngine:
             self._last_use = time.monotonic()
         if len(outputs) == 1:
             return outputs[0]
+        copies_ms = [one.copy_ms for one in outputs]
         return Outputs(
             logits=np.concatenate([one.logits for one in outputs]),
             evidence=np.concatenate([one.evidence for one in outputs]),
+            copy_ms=None if None in copies_ms else sum(ms for ms in copies_ms if ms is not None),
         )
 
     def _keep_warm(self, seconds: float) -> None:
