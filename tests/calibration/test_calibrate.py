@@ -102,8 +102,7 @@ def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, o
         if done == 9:
             raise KeyboardInterrupt
 
-    def every_four(path: Path, identity: str) -> Resume:
-        return Resume(path=path, identity=identity, every=4)
+    resume = Resume(path=keep, identity="this", seconds=0)
 
     def fresh() -> dict[str, Observer]:
         means = {point.activation for point in whole.placement.weighted}
@@ -111,10 +110,10 @@ def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, o
         return {name: WithMean(one) if name in means else one for name, one in plain.items()}
 
     with pytest.raises(KeyboardInterrupt):
-        ranges_from_frames(float_model, frames, fresh(), progress=interrupt, resume=every_four(keep, "this"))
+        ranges_from_frames(float_model, frames, fresh(), progress=interrupt, resume=resume)
     seen: list[int] = []
     observers = fresh()
-    ranges = ranges_from_frames(float_model, frames, observers, progress=seen.append, resume=every_four(keep, "this"))
+    ranges = ranges_from_frames(float_model, frames, observers, progress=seen.append, resume=resume)
     assert seen == [9, 10, 11, 12]
     assert ranges == whole.ranges
     for name in {point.activation for point in whole.placement.weighted}:
@@ -129,12 +128,12 @@ def test_progress_that_does_not_fit_is_not_used(
     float_model: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames, keep = textured_frames(4), tmp_path / "keep.npz"
-    ranges_from_frames(float_model, frames, {"n1": MinMax()}, resume=Resume(path=keep, identity="a", every=1))
+    ranges_from_frames(float_model, frames, {"n1": MinMax()}, resume=Resume(path=keep, identity="a", seconds=0))
     if damage == "cut":
         keep.write_bytes(keep.read_bytes()[:200])
     seen: list[int] = []
     identity = "b" if damage == "other" else "a"
-    resume = Resume(path=keep, identity=identity, every=100)
+    resume = Resume(path=keep, identity=identity)
     ranges_from_frames(float_model, frames, {"n1": MinMax()}, progress=seen.append, resume=resume)
     assert seen == [1, 2, 3, 4]
     assert "calibrating anew" in caplog.text
@@ -170,7 +169,7 @@ def test_useless_frames_are_refused(pixels: np.ndarray[tuple[int, ...], np.dtype
 def test_frames_of_another_magnification_are_refused() -> None:
     check_magnification([0.02, None, 0.3], [0.25, 0.5])
     check_magnification([None], [0.1])
-    with pytest.raises(DatasetError, match=r"have 5 to 20 µm per pixel, the held-out ones 0\.01 to 0\.5"):
+    with pytest.raises(DatasetError, match=r"have 5 to 20 µm per pixel, but the held-out frames have 0\.01 to 0\.5"):
         check_magnification([20.0, 5.0, None], [0.01, 0.5])
 
 

@@ -1,5 +1,6 @@
 """``hffnet calibrate``: a float ONNX file and frames in, an INT8 ONNX file and ``calibration.json`` out."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +25,15 @@ def calibrate(
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
     include: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to quantize all the same.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of nodes to leave float.")] = None,
+    pixel_size_um: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--pixel-size-um",
+            metavar="LOW HIGH",
+            help="Micrometres per pixel the network was trained at; frames of another magnification are refused.",
+            show_default="that of the val and test frames in --data",
+        ),
+    ] = None,
     activations: Annotated[
         Literal["int8", "uint8"], typer.Option(help="uint8: where never negative; CPU engines only.")
     ] = "int8",
@@ -59,7 +69,11 @@ def calibrate(
         smoothing=smoothing,
         seed=seed,
     )
-    frames = _frames(data, num_frames, seed, _frame_size(model))
+    if pixel_size_um is not None and not 0 < pixel_size_um[0] <= pixel_size_um[1] < math.inf:
+        raise ConfigError(
+            f"--pixel-size-um is {pixel_size_um[0]} {pixel_size_um[1]}; expected two sizes, LOW then HIGH"
+        )
+    frames = _frames(data, num_frames, seed, _frame_size(model), pixel_size_um)
     # An interrupted command with the same arguments goes on from this file.
     keep = output.with_suffix(".calibration.part.npz")
     calibration = _calibrated(model, frames, options, activations, keep)
@@ -83,14 +97,28 @@ def _frame_size(model: Path) -> int:
     return frame_size(model_from_path(model))
 
 
-def _frames(data: Path, num_frames: int, seed: int, size: int) -> "CalibrationFrames":
-    from hffnet.calibration.frames import choose_frames, imaging_from_file, load_frames
+def _frames(
+    data: Path, num_frames: int, seed: int, size: int, trained_um: tuple[float, float] | None
+) -> "CalibrationFrames":
+    from hffnet.calibration.frames import (
+        check_magnification,
+        choose_frames,
+        imaging_from_file,
+        load_frames,
+        pixel_sizes_of,
+    )
     from hffnet.runtime.dataset import open_dataset
     from hffnet.runtime.preprocess import PreprocessSpec
 
     dataset = open_dataset(data)
     chosen = choose_frames(dataset, num_frames, seed=seed, imaging=imaging_from_file)
-    return load_frames(chosen, dataset, PreprocessSpec(size=size))
+    frames = load_frames(chosen, dataset, PreprocessSpec(size=size))
+    if trained_um is not None:
+        check_magnification(frames.pixel_sizes_um, trained_um, "the network was trained at")
+    else:
+        held_out = (*dataset.frames_of("val"), *dataset.frames_of("test"))
+        check_magnification(frames.pixel_sizes_um, pixel_sizes_of(held_out), "the val and test frames have")
+    return frames
 
 
 def _calibrated(

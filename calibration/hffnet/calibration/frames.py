@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 RECOMMENDED_NUM_FRAMES = 500
 DEFAULT_NUM_FRAMES = 512
 _FARTHEST = 2.0  # one step of magnification between two ranges
+_MOST_ASKED = 64  # frames whose metadata tell what a network is for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ def load_frames(
     spec: PreprocessSpec,
     *,
     progress: Callable[[int], None] | None = None,
+    what: str = "calibration",
 ) -> CalibrationFrames:
     """Read and preprocess; 512 frames of 224 x 224 take 26 MB.
 
@@ -115,6 +117,7 @@ def load_frames(
         dataset: names are relative to its root.
         spec: the checkpoint's or bundle's.
         progress: called after each frame with the number read so far.
+        what: kind of frames, for sentences.
 
     Raises:
         FrameError: a file cannot be read, or has changed since the data set was opened.
@@ -129,12 +132,12 @@ def load_frames(
         sizes.append(frame.acquisition.pixel_size_um)
         if progress:
             progress(number + 1)
-    check_pixels(pixels_NHW)
+    check_pixels(pixels_NHW, what)
     return CalibrationFrames(pixels=pixels_NHW, origins=tuple(origins), pixel_sizes_um=tuple(sizes))
 
 
-def check_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> None:
-    """Refuse frames that cannot show a network's ranges.
+def check_pixels(pixels_NHW: npt.NDArray[np.uint8], what: str = "calibration") -> None:
+    """Refuse frames that cannot show a network's ranges, or what int8 does to it.
 
     Raises:
         DatasetError: no frame, not (N, H, W) uint8, every frame blank, or all frames the same.
@@ -143,34 +146,55 @@ def check_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> None:
         raise DatasetError(f"frames are {pixels_NHW.dtype} of shape {pixels_NHW.shape}; expected uint8 of (N, H, W)")
     num = len(pixels_NHW)
     if not num:
-        raise DatasetError("there is no calibration frame; expected at least one from the train split, better 500")
-    if not any(np.ptp(pixels) for pixels in pixels_NHW):
-        raise DatasetError(
-            f"all {num} calibration frames are blank (one grey value); expected pictures of the specimen"
-        )
-    if num > 1 and all(np.array_equal(pixels, pixels_NHW[0]) for pixels in pixels_NHW[1:]):
-        raise DatasetError(f"all {num} calibration frames are the same picture; expected different ones, better 500")
+        raise DatasetError(f"there is no {what} frame; expected at least one, better several hundred")
+    num_blank = sum(not np.ptp(pixels) for pixels in pixels_NHW)
+    if num_blank == num:
+        raise DatasetError(f"all {num} {what} frames are blank (one grey value); expected pictures of the specimen")
+    num_different = len({hashlib.sha256(pixels.tobytes()).digest() for pixels in pixels_NHW})
+    if num > 1 and num_different == 1:
+        raise DatasetError(f"all {num} {what} frames are the same picture; expected different ones, better 500")
+    if num_blank or num_different < num:
+        logger.warning(
+            "of %d %s frames %d are blank and %d repeat another; they tell nothing about ranges",
+            num, what, num_blank, num - num_different,
+        )  # fmt: skip
 
 
-def check_magnification(calibration_um: Sequence[float | None], measured_um: Sequence[float | None]) -> None:
-    """Refuse calibration frames of another modality than those the network is judged on.
+def check_magnification(
+    calibration_um: Sequence[float | None], expected_um: Sequence[float | None], whose: str = "the held-out frames have"
+) -> None:
+    """Refuse calibration frames of another modality than those the network is for.
 
     Args:
         calibration_um: micrometres per pixel of the calibration frames; None where a file does not say.
-        measured_um: the same of the held-out frames.
+        expected_um: the same of the held-out frames, or the ends of the range the network was trained on.
+        whose: whose sizes ``expected_um`` are, with a verb, for sentences.
 
     Raises:
-        DatasetError: both are known, and the ranges lie further apart than a factor of two.
+        DatasetError: both are known, and every calibration frame lies further than a factor of two outside. Where some
+            do, a warning says how many.
     """
-    found, expected = ([size for size in sizes if size] for sizes in (calibration_um, measured_um))
+    found, expected = ([size for size in sizes if size] for sizes in (calibration_um, expected_um))
     if not found or not expected:
         return
-    if min(found) > _FARTHEST * max(expected) or max(found) * _FARTHEST < min(expected):
-        raise DatasetError(
-            f"the calibration frames have {min(found):.4g} to {max(found):.4g} µm per pixel, the held-out ones"
-            f" {min(expected):.4g} to {max(expected):.4g}; ranges measured at another magnification do not fit."
-            " Calibrate with frames like those the network is for"
-        )
+    smallest, largest = min(expected) / _FARTHEST, max(expected) * _FARTHEST
+    num_outside = sum(not smallest <= size <= largest for size in found)
+    what = (
+        f"have {min(found):.4g} to {max(found):.4g} µm per pixel, but {whose} {min(expected):.4g} to"
+        f" {max(expected):.4g}; ranges measured at another magnification do not fit"
+    )
+    if num_outside == len(found):
+        raise DatasetError(f"the {num_outside} calibration frames {what}. Calibrate with frames like those it is for")
+    if num_outside:
+        logger.warning("%d of %d calibration frames are more than a factor of two away: they %s",
+            num_outside, len(found), what)  # fmt: skip
+
+
+def pixel_sizes_of(frames: Sequence[LabelledFrame]) -> list[float | None]:
+    """Micrometres per pixel of some of ``frames``, spread evenly; None where the file does not say."""
+    places = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _MOST_ASKED)).round().astype(int))
+    found = [_acquisition(frames[k]) for k in places]
+    return [None if acquisition is None else acquisition.pixel_size_um for acquisition in found]
 
 
 def origins_from_pixels(pixels_NHW: npt.NDArray[np.uint8]) -> tuple[FrameOrigin, ...]:
@@ -220,18 +244,20 @@ def _imagings_in_turn(frames: list[LabelledFrame], imaging: ImagingOf) -> list[L
 
 
 def imaging_from_file(frame: LabelledFrame) -> Imaging | None:
-    """Instrument and pixel size as the frame's file or the text beside it tells; None where neither can.
+    """Instrument and pixel size as the frame's file or the text beside it tells; None where neither can."""
+    acquisition = _acquisition(frame)
+    return None if acquisition is None else imaging_from_acquisition(acquisition)
 
-    Only files that may carry it are read. One that cannot be read says nothing here; it is named when it is used.
-    """
+
+def _acquisition(frame: LabelledFrame) -> Acquisition | None:
+    """Only files that may carry metadata are read. One that cannot be read is named when it is used, not here."""
     may_tell = frame.path.suffix.lower() in {".tif", ".tiff"} or any(p.exists() for p in sidecars_of(frame.path))
     if not may_tell:
         return None
     try:
-        acquisition = read_frame(frame.path).acquisition
+        return read_frame(frame.path).acquisition
     except FrameError:
         return None
-    return imaging_from_acquisition(acquisition)
 
 
 def imaging_from_acquisition(acquisition: Acquisition) -> Imaging:

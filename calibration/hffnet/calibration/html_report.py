@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from onnx import numpy_helper
 
 from hffnet.calibration.bias import WithMean
-from hffnet.calibration.gate import GateReport, ParetoPoint
+from hffnet.calibration.gate import GateReport
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
 from hffnet.calibration.int8 import Calibration
 from hffnet.calibration.observers import (
@@ -29,6 +29,7 @@ from hffnet.calibration.observers import (
     Percentile,
     errors_of_ranges,
 )
+from hffnet.calibration.pareto_plot import curve_from_gate
 from hffnet.calibration.report import CalibrationReport
 from hffnet.calibration.smoothing import smoothed_from_onnx
 from hffnet.calibration.weights import int8_from_weight, scales_from_weight
@@ -86,7 +87,7 @@ def html_from_calibration(calibration: Calibration, report: CalibrationReport, f
     gates = [("CPU engines", report.gate), ("TensorRT", report.gate_tensorrt)]
     return template.render(
         report=report,
-        gates=[(name, gate, _curve(gate), _bars(gate)) for name, gate in gates if gate is not None],
+        gates=[(name, gate, curve_from_gate(gate), _bars(gate)) for name, gate in gates if gate is not None],
         tensors=_tensor_rows(calibration, report),
         weights=_weight_rows(calibration, report),
         flips=[(flip, _data_url(flip.pixels)) for flip in flips[:_MAX_FLIPS]],
@@ -173,17 +174,6 @@ def _bars(gate: GateReport) -> list[tuple[str, float, float]]:
         width = max(0.01, 1 + math.log10(value / worst) / 3) if value > 0 and worst > 0 else 0.0
         found.append((entry.name, value, width))
     return found
-
-
-def _curve(gate: GateReport) -> list[tuple[ParetoPoint, float, float]]:
-    """Each point with its place 0..1: quantized share to the right, HF1 drop upwards."""
-    drops = [point.cost.hf1_drop for point in gate.curve]
-    low, high = min(0.0, *drops), max(gate.max_drop, *drops, 0.1)
-    return [
-        (point, point.quantized_share or 0.0, (point.cost.hf1_drop - low) / (high - low))
-        for point in gate.curve
-        if point.quantized_share is not None
-    ]
 
 
 def _data_url(pixels: npt.NDArray[np.uint8]) -> str:

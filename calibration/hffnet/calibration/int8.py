@@ -6,7 +6,6 @@ graphs, and every placement that the gate tries.
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
 from hffnet.calibration.report import CalibrationReport, Method, SmoothedNorm, tool_versions
 from hffnet.calibration.smoothing import (
     ChannelMoments,
+    SmoothedValues,
     Smoothing,
     smoothable,
     smoothed_from_onnx,
@@ -212,22 +212,24 @@ def calibration_from_frames(
         observers |= {p.activation: WithMean(observers[p.activation]) for p in _once(placement.weighted)}
     # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
     watched = {name: MinMax() for name in pictures if name not in observers}
-    with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
-        path = _smoothed(float_model, smoothing, Path(folder))
-        for_all = {name: observer for name, observer in observers.items() if name not in brief}
-        ranges = ranges_from_frames(
-            path,
-            frames_NHW,
-            {**watched, **for_all},
-            batch=options.batch,
-            num_levels=levels,
-            progress=progress,
-            resume=Resume(path=keep, identity=_identity(path, used, options, observers)) if keep else None,
-        )
-        ranges |= brief
-        ranges = {name: ranges[name] for name in placement.tensors}
-        means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
-        shifts = shifts_from_means(model_from_path(path), means, placement) if means else {}
+    for_all: dict[str, Observer] = {
+        name: SmoothedValues(observer, smoothing[name]) if name in smoothing else observer
+        for name, observer in observers.items()
+        if name not in brief
+    }
+    ranges = ranges_from_frames(
+        float_model,
+        frames_NHW,
+        {**watched, **for_all},
+        batch=options.batch,
+        num_levels=levels,
+        progress=progress,
+        resume=Resume(path=keep, identity=_identity(float_model, used, options, observers)) if keep else None,
+    )
+    ranges |= brief
+    ranges = {name: ranges[name] for name in placement.tensors}
+    means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
+    shifts = _shifts(float_model, smoothing, means, placement) if means else {}
     seconds = time.monotonic() - began
     logger.info("%d tensors calibrated with %d frames in %.1f s", len(ranges), len(frames_NHW), seconds)
     return Calibration(
@@ -300,9 +302,10 @@ def _seen_briefly(
     return {name: ranges[name] for name in sums}, moments
 
 
-def _smoothed(path: Path, smoothing: Mapping[str, Smoothing], folder: Path) -> Path:
-    if not smoothing:
-        return path
-    out = folder / "smoothed.onnx"
-    out.write_bytes(smoothed_from_onnx(model_from_path(path), smoothing).SerializeToString())
-    return out
+def _shifts(
+    path: Path,
+    smoothing: Mapping[str, Smoothing],
+    means: Mapping[str, npt.NDArray[np.float32]],
+    placement: Placement,
+) -> dict[str, npt.NDArray[np.float32]]:
+    return shifts_from_means(smoothed_from_onnx(model_from_path(path), smoothing), means, placement)

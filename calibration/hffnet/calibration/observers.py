@@ -72,11 +72,10 @@ def amax_from_values(values: Values) -> float:
     """
     if not values.size:
         return 0.0
-    amax = float(max(values.max(), -values.min()))
-    # max() of arrays with a NaN is NaN, but Python's max(nan, x) depends on the order: ask both ends.
-    if not math.isfinite(amax) or math.isnan(float(values.min())):
+    highest, lowest = float(values.max()), float(values.min())
+    if not math.isfinite(highest) or not math.isfinite(lowest):  # both are NaN where a value is
         raise GraphError("a value is NaN or infinite; expected finite activations, so the float graph itself is broken")
-    return amax
+    return max(highest, -lowest)
 
 
 class Histogram:

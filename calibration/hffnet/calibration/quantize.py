@@ -117,6 +117,8 @@ def qdq_from_onnx(
         rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
         sums = (*placement.residuals, *placement.cpu_sums)
         rewrite.inputs |= {(p.output, p.input_index): output for p in sums if p.activation == tensor}
+        if tensor in unsigned and _pools_a_float_convolution(tensor, index, placement):
+            _clip_before(tensor, ranges[tensor], dtype, rewrite)
     return _rewritten(model, index, rewrite)
 
 
@@ -219,6 +221,33 @@ def _activation_nodes(
         helper.make_node("DequantizeLinear", [quantized, *parameters], [output], name=output),
     ]
     return nodes, output
+
+
+def _pools_a_float_convolution(tensor: str, index: GraphIndex, placement: Placement) -> bool:
+    """Whether ``tensor`` is the maximum over what a convolution outside the placement makes."""
+    node = index.producers.get(tensor)
+    if node is None or node.op_type != "MaxPool":
+        return False
+    before = index.producers.get(node.input[0])
+    while before is not None and before.op_type == "Relu":
+        before = index.producers.get(before.input[0])
+    quantized = {point.output for point in placement.weighted}
+    return before is not None and before.op_type == "Conv" and before.output[0] not in quantized
+
+
+def _clip_before(tensor: str, limit: float, dtype: type[np.float32 | np.float16], rewrite: _Rewrite) -> None:
+    """Clip a pooled tensor a quarter of a step below the largest level, where rounding still gives that level.
+
+    The integers stay the very same. Without it onnxruntime 1.32 moves QuantizeLinear up through MaxPool, away from the
+    float convolution's blocked layout, and pools bytes in a plain loop: 9 ms on one core instead of 0.2, of 31 for all
+    of a ResNet50 with a transformer.
+    """
+    largest = (NUM_UNSIGNED_LEVELS - 0.25) * limit / NUM_UNSIGNED_LEVELS
+    ends = [rewrite.constant(f"{tensor}_{end}", np.asarray(value, dtype)) for end, value in (("0", 0), ("1", largest))]
+    clipped = rewrite.fresh(f"{tensor}_clipped")
+    quantizer = rewrite.after[tensor][0]
+    quantizer.input[0] = clipped
+    rewrite.after[tensor].insert(0, helper.make_node("Clip", [tensor, *ends], [clipped], name=clipped))
 
 
 def _rewritten(model: ModelProto, index: GraphIndex, rewrite: _Rewrite) -> ModelProto:

@@ -1,16 +1,22 @@
 """One streaming pass of frames through the float graph, feeding each observed tensor to its observer.
 
-No activation outlives its batch, so memory does not grow with the number of frames. The graph is not parsed here: the
-tensors to observe are declared as outputs by appending a few bytes to the file (a protobuf message followed by another
-is their merger), so a model of a gigabyte costs what onnxruntime needs for it, and no more.
+While the tensors of one batch are counted the next batches run, each on a core of its own: a network of this size makes
+poor use of several cores for one frame, so two frames side by side are done sooner than one after the other. Observers
+still get the batches in their order, whatever the number of cores. No activation outlives the counting of its batch,
+and there are never more than four batches of them, so memory does not grow with the number of frames.
+
+The graph is not parsed here: the tensors to observe are declared as outputs by appending a few bytes to the file (a
+protobuf message followed by another is their merger), so a model of a gigabyte costs what onnxruntime needs for it.
 """
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +32,8 @@ from hffnet.calibration.resume import restore_progress, save_progress
 from hffnet.runtime.errors import DatasetError, GraphError
 
 Frame = npt.NDArray[np.uint8]
+_MOST_RUNS = 2  # side by side; each holds the activations of one batch
+
 Progress = Callable[[int], None]
 """Called after each batch with the number of frames done so far."""
 
@@ -37,12 +45,13 @@ class Resume:
     Attributes:
         path: a file; not removed at the end, the caller knows when nothing can fail any more.
         identity: of graph, frames and method; see ``resume``.
-        every: frames between two writings.
+        seconds: at least, between two writings: of so much work an interruption costs the most. What is written is as
+            large as the activations of two frames.
     """
 
     path: Path
     identity: str
-    every: int = 64
+    seconds: float = 15.0
 
 
 def ranges_from_frames(
@@ -63,7 +72,7 @@ def ranges_from_frames(
         frames_HW: preprocessed frames, (H, W) uint8 each, all of one size; an (N, H, W) array will do.
         observers: by tensor name; they are updated, so they can be asked for more than the range afterwards.
         batch: frames per run of the graph; more than one costs memory and gains little on a CPU.
-        num_threads: of onnxruntime, and to count values; all cores where None.
+        num_threads: of onnxruntime, and to count values; all cores this process may use where None.
         num_levels: above zero, of tensors that do not have those of int8.
         progress: see ``Progress``.
         resume: keep what was seen in a file, and go on from it.
@@ -72,28 +81,65 @@ def ranges_from_frames(
         DatasetError: no frame.
         GraphError: onnxruntime refuses the graph, a tensor is unknown, or its values are not finite.
     """
-    names = list(observers)
-    count = restore_progress(resume.path, resume.identity, observers) if resume else 0
-    saved = count
-    workers = ThreadPoolExecutor(num_threads or os.cpu_count(), "observer")
-    with _observed_session(model, names, num_threads) as session, workers:
-        input_name = session.get_inputs()[0].name
-        iterator = islice(iter(frames_HW), count, None)
-        while frames := list(islice(iterator, batch)):
-            values = session.run(names, {input_name: np.stack(frames)})
-            list(workers.map(_update, observers.values(), names, values))
-            del values  # before the next run makes its own
-            count += len(frames)
+    done = restore_progress(resume.path, resume.identity, observers) if resume else 0
+    saved, when = done, time.monotonic()
+    num_threads = num_threads or _usable_cores()
+    rest = islice(iter(frames_HW), done, None)
+    with (
+        _observed_session(model, list(observers), num_threads) as session,
+        # Closed here, not when the garbage collector comes: its threads run in this session.
+        closing(_counted_batches(session, rest, observers, batch, num_threads, done)) as batches,
+    ):
+        for done in batches:
             if progress:
-                progress(count)
-            if resume and count - saved >= resume.every:
-                save_progress(resume.path, resume.identity, count, observers)
-                saved = count
-    if resume and count > saved:
-        save_progress(resume.path, resume.identity, count, observers)  # what follows may be interrupted too
-    if not count:
+                progress(done)
+            if resume and time.monotonic() - when >= resume.seconds:
+                save_progress(resume.path, resume.identity, done, observers)
+                saved, when = done, time.monotonic()
+    if resume and done > saved:
+        save_progress(resume.path, resume.identity, done, observers)  # what follows may be interrupted too
+    if not done:
         raise DatasetError("no calibration frame was given; expected at least one, better 500")
-    return {name: observer.range(num_levels.get(name, NUM_LEVELS)) for name, observer in observers.items()}
+    with ThreadPoolExecutor(num_threads, "range") as workers:
+        levels = [num_levels.get(name, NUM_LEVELS) for name in observers]
+        found = workers.map(lambda observer, number: observer.range(number), observers.values(), levels)
+        return dict(zip(observers, found, strict=True))
+
+
+def _counted_batches(
+    session: ort.InferenceSession,
+    frames_HW: Iterator[Frame],
+    observers: Mapping[str, Observer],
+    batch: int,
+    num_threads: int,
+    done: int,
+) -> Generator[int]:
+    """Number of frames that all observers have seen, after each batch; nothing is being counted when it is told."""
+    names, input_name = list(observers), session.get_inputs()[0].name
+    running = deque[tuple[int, Future[list[npt.NDArray[np.float32]]]]]()
+    counting = list[Future[None]]()
+    num_counting = 0
+
+    def run_ahead() -> None:
+        while len(running) < min(_MOST_RUNS, num_threads) and (frames := list(islice(frames_HW, batch))):
+            stacked = np.stack(frames)
+            running.append((len(frames), runners.submit(session.run, names, {input_name: stacked})))
+
+    with ThreadPoolExecutor(_MOST_RUNS, "run") as runners, ThreadPoolExecutor(num_threads, "observer") as counters:
+        run_ahead()
+        while running or num_counting:
+            num, future = running.popleft() if running else (0, None)
+            values = future.result() if future else []
+            del future  # it would keep the values
+            run_ahead()
+            for counted in counting:
+                counted.result()
+            if num_counting:
+                done += num_counting
+                yield done
+            num_counting = num
+            counting = [counters.submit(_update, *entry) for entry in zip(observers.values(), names, values)]  # noqa: B905
+            del values
 
 
 def _update(observer: Observer, name: str, value: npt.NDArray[np.float32]) -> None:
@@ -103,10 +149,15 @@ def _update(observer: Observer, name: str, value: npt.NDArray[np.float32]) -> No
         raise GraphError(f"tensor {name!r}: {error}") from error
 
 
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
-def _observed_session(model: Path | bytes, names: list[str], num_threads: int | None) -> Iterator[ort.InferenceSession]:
+def _observed_session(model: Path | bytes, names: list[str], num_threads: int) -> Iterator[ort.InferenceSession]:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads or 0
+    # Each run computes in its caller's thread too, so the session's own are what those callers leave free.
+    options.intra_op_num_threads = max(1, num_threads - _MOST_RUNS + 1)
     options.log_severity_level = 3
     # Threads that spin after a run would take the cores from the observers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

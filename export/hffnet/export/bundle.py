@@ -5,6 +5,8 @@ fp16 and int8 are kept only where, or as far as, their loss of HF1 on held-out f
 """
 
 import logging
+import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,10 +47,12 @@ from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import GateError, HffnetError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
+from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
 
 _NUM_PARITY_FRAMES = 8
 _NUM_VECTORS = 16
+_FOLDER = ".hffnet-export-"
 _INT8_FLOOR = 0.05
 _FP32_TOLERANCE = 1e-3  # other machines' float32 arithmetic; measured differences are below 1e-5
 _log = logging.getLogger(__name__)
@@ -114,17 +118,52 @@ def bundle_from_checkpoint(
     if options.target_accuracy is not None:
         say("choosing the confidence to hold back at")
         checkpoint = with_target(checkpoint, data, roles.held_out, options.target_accuracy)
-    measured = load_frames(roles.held_out.frames, roles.held_out, checkpoint.config.preprocess)
+    spec = checkpoint.config.preprocess
+    measured = load_frames(roles.held_out.frames, roles.held_out, spec, what="held-out")
+    frames = _calibration_frames(roles, measured, options, spec, say) if options.int8 or options.fp16 else None
+    _remove_leftovers(out.parent)
     # An export interrupted while calibrating goes on from this file; every other end removes it.
     keep = out.with_suffix(".calibration.part.npz")
     try:
-        with tempfile.TemporaryDirectory(prefix=".hffnet-export-", dir=out.parent) as folder:
-            bundle = _Exporter(checkpoint, roles, measured, options, Path(folder), keep, say).write(out)
+        with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-", dir=out.parent) as folder:
+            bundle = _Exporter(checkpoint, roles, measured, frames, options, Path(folder), keep, say).write(out)
     except HffnetError:
         keep.unlink(missing_ok=True)
         raise
     keep.unlink(missing_ok=True)
     return bundle
+
+
+def _calibration_frames(
+    roles: Roles, measured: CalibrationFrames, options: ExportOptions, spec: PreprocessSpec, say: Say
+) -> CalibrationFrames:
+    """Read before anything is computed: frames that are of no use are told at once."""
+    chosen = choose_frames(
+        roles.calibration, options.num_frames, seed=options.calibration.seed or 0, imaging=imaging_from_file
+    )
+    say(f"reading {len(chosen)} train frames")
+    frames = load_frames(chosen, roles.calibration, spec)
+    check_magnification(frames.pixel_sizes_um, measured.pixel_sizes_um)
+    return frames
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Working folders that killed exports left: each is named after its process."""
+    for left in folder.glob(f"{_FOLDER}*-*"):
+        process = left.name.removeprefix(_FOLDER).partition("-")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            _log.info("removing %s, which an interrupted export left", left)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +182,7 @@ class _Exporter:
         checkpoint: Checkpoint,
         roles: Roles,
         measured: CalibrationFrames,
+        calibration_frames: CalibrationFrames | None,
         options: ExportOptions,
         folder: Path,
         keep: Path,
@@ -151,7 +191,7 @@ class _Exporter:
         self._checkpoint = checkpoint
         self._roles = roles
         self._frames_NHW = measured.pixels
-        self._measured_sizes_um = measured.pixel_sizes_um
+        self._calibration_frames = calibration_frames
         self._held_out = HeldOut(
             frames=measured.pixels,
             truths=[frame.classes for frame in roles.held_out.frames],
@@ -176,8 +216,8 @@ class _Exporter:
         vectors = _Vectors(frames_NHW, logits_of_deploy_form(form, frames_NHW))
         fp32 = self._fp32(form, vectors)
         num_parameters = sum(p.numel() for p in form.parameters())
-        if self._options.int8 or self._options.fp16:
-            self._measure_reductions(form, fp32, vectors)
+        if self._calibration_frames is not None:
+            self._measure_reductions(form, fp32, self._calibration_frames, vectors)
         manifest = self._manifest(num_parameters)
         trust = trust_from_logits(
             self._logits, self._roles.held_out, self._checkpoint.config.decode, self._options.target_accuracy
@@ -210,18 +250,9 @@ class _Exporter:
         self._keep("fp32", self._reference)
         return path
 
-    def _measure_reductions(self, form: DeployForm, fp32: Path, vectors: _Vectors) -> None:
+    def _measure_reductions(self, form: DeployForm, fp32: Path, frames: CalibrationFrames, vectors: _Vectors) -> None:
         """Everything that is not float32: each graph is kept only where its measured loss is within the budget."""
         options = self._options
-        chosen = choose_frames(
-            self._roles.calibration,
-            options.num_frames,
-            seed=options.calibration.seed or 0,
-            imaging=imaging_from_file,
-        )
-        self._say(f"reading {len(chosen)} train frames")
-        frames = load_frames(chosen, self._roles.calibration, self._checkpoint.config.preprocess)
-        check_magnification(frames.pixel_sizes_um, self._measured_sizes_um)
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
         half = self._fp16(form, fp32, frames, vectors) if options.fp16 else None
         del form

@@ -54,6 +54,9 @@ def export(
     ] = "cubed-error",
     percentile: Annotated[float, typer.Option(help="For the percentile observer.")] = 99.99,
     mode: Annotated[Literal["cnn", "cnn+linear"], typer.Option(help="What is quantized.")] = "cnn+linear",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Pattern of graph nodes to quantize although they would stay float.")
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
@@ -108,6 +111,7 @@ def export(
         observer=observer,
         percentile=percentile,
         mode=mode,
+        include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         bias_correction=bias_correction,
         smoothing=smoothing,
