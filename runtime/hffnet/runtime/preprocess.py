@@ -82,4 +82,5 @@ def _compiled(picture: GreyPixels, spec: PreprocessSpec) -> npt.NDArray[np.uint8
 def rows_of(picture: GreyPixels) -> GreyPixels:
     """The picture with its columns side by side, as compiled forms take it; copied only where it is not."""
     side_by_side = picture.strides[1] == picture.itemsize and picture.strides[0] >= picture.shape[1] * picture.itemsize
-    return picture if side_by_side else np.ascontiguousarray(picture)
+    rows: GreyPixels = picture if side_by_side else picture.copy(order="C")
+    return rows
