@@ -144,12 +144,12 @@ def _float_activations(quantized: ModelProto, index: GraphIndex) -> ModelProto:
     """Every QuantizeLinear of an activation becomes nothing."""
     back = {n.input[0]: n.output[0] for n in quantized.graph.node if n.op_type == "DequantizeLinear"}
     quantizers = [n for n in quantized.graph.node if n.op_type == "QuantizeLinear"]
-    names = {back[n.output[0]]: n.input[0] for n in quantizers}
-    assert {name.removesuffix("_clipped") for name in names.values()} <= index.uses.keys()
+    names = {back[n.output[0]]: n.input[0].removesuffix("_clipped") for n in quantizers}
+    assert set(names.values()) <= index.uses.keys()
     for node in quantized.graph.node:
         for position, name in enumerate(node.input):
             node.input[position] = names.get(name, name)
-    dropped = {n.output[0] for n in quantizers} | names.keys()
+    dropped = {n.output[0] for n in quantizers} | names.keys() | {n.input[0] for n in quantizers} - index.uses.keys()
     kept = [n for n in quantized.graph.node if n.output[0] not in dropped]
     del quantized.graph.node[:]
     quantized.graph.node.extend(kept)

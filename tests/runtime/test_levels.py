@@ -24,8 +24,8 @@ def test_what_numpy_counts(kind: tuple[type, int], rows: int, columns: int, seed
     stored: GreyPixels = (rng.uniform(-0.1, 1.1, (rows + 3, columns + 5)).clip(0, 1) * top).astype(dtype)
     picture: GreyPixels = stored[1 : rows + 1, 2 : columns + 2]  # a view with gaps, as a cropped frame is
     found, exact = levels_of(picture), picture.astype(np.float64)
-    full_scale = {4000: 4095.0}.get(top, float(top)) if exact.max() > 1023 or top < 1023 else found.full_scale
-    assert found.full_scale == full_scale
+    tops = (1023, 4095, 16383, 65535) if dtype is np.uint16 else (top,)
+    assert found.full_scale == next(one for one in tops if exact.max() <= one)
     assert found.black == pytest.approx(np.mean(exact == 0))
     assert found.white == pytest.approx(np.mean(exact >= found.full_scale))
     assert math.isclose(found.mean, exact.mean(), rel_tol=1e-6)

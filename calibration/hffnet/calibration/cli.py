@@ -70,9 +70,8 @@ def calibrate(
         seed=seed,
     )
     if pixel_size_um is not None and not 0 < pixel_size_um[0] <= pixel_size_um[1] < math.inf:
-        raise ConfigError(
-            f"--pixel-size-um is {pixel_size_um[0]} {pixel_size_um[1]}; expected two sizes, LOW then HIGH"
-        )
+        given = f"{pixel_size_um[0]} {pixel_size_um[1]}"
+        raise ConfigError(f"--pixel-size-um is {given}; expected two finite sizes above 0, LOW then HIGH")
     frames = _frames(data, num_frames, seed, _frame_size(model), pixel_size_um)
     # An interrupted command with the same arguments goes on from this file.
     keep = output.with_suffix(".calibration.part.npz")
@@ -106,6 +105,7 @@ def _frames(
         imaging_from_file,
         load_frames,
         pixel_sizes_of,
+        warn_of_unknown_sizes,
     )
     from hffnet.runtime.dataset import open_dataset
     from hffnet.runtime.preprocess import PreprocessSpec
@@ -114,6 +114,7 @@ def _frames(
     chosen = choose_frames(dataset, num_frames, seed=seed, imaging=imaging_from_file)
     frames = load_frames(chosen, dataset, PreprocessSpec(size=size))
     if trained_um is not None:
+        warn_of_unknown_sizes(frames.pixel_sizes_um)
         check_magnification(frames.pixel_sizes_um, trained_um, "the network was trained at")
     else:
         held_out = (*dataset.frames_of("val"), *dataset.frames_of("test"))

@@ -133,6 +133,7 @@ def load_frames(
         if progress:
             progress(number + 1)
     check_pixels(pixels_NHW, what)
+    _warn_of_repeats(pixels_NHW, what)
     return CalibrationFrames(pixels=pixels_NHW, origins=tuple(origins), pixel_sizes_um=tuple(sizes))
 
 
@@ -150,14 +151,30 @@ def check_pixels(pixels_NHW: npt.NDArray[np.uint8], what: str = "calibration") -
     num_blank = sum(not np.ptp(pixels) for pixels in pixels_NHW)
     if num_blank == num:
         raise DatasetError(f"all {num} {what} frames are blank (one grey value); expected pictures of the specimen")
-    num_different = len({hashlib.sha256(pixels.tobytes()).digest() for pixels in pixels_NHW})
-    if num > 1 and num_different == 1:
+    if num > 1 and _num_different(pixels_NHW) == 1:
         raise DatasetError(f"all {num} {what} frames are the same picture; expected different ones, better 500")
-    if num_blank or num_different < num:
+
+
+def _warn_of_repeats(pixels_NHW: npt.NDArray[np.uint8], what: str) -> None:
+    num_blank = sum(not np.ptp(pixels) for pixels in pixels_NHW)
+    num_again = len(pixels_NHW) - _num_different(pixels_NHW)
+    if num_blank or num_again:
         logger.warning(
-            "of %d %s frames %d are blank and %d repeat another; they tell nothing about ranges",
-            num, what, num_blank, num - num_different,
+            "of %d %s frames %d are blank and %d repeat another; they tell nothing new",
+            len(pixels_NHW), what, num_blank, num_again,
         )  # fmt: skip
+
+
+def _num_different(pixels_NHW: npt.NDArray[np.uint8]) -> int:
+    return len({hashlib.sha256(pixels.tobytes()).digest() for pixels in pixels_NHW})
+
+
+def warn_of_unknown_sizes(found_um: Sequence[float | None]) -> None:
+    """Say where a check that was asked for cannot look: frames whose files do not tell their pixel size."""
+    if num_unknown := sum(not size for size in found_um):
+        logger.warning(
+            "%d of %d calibration frames do not tell their pixel size; it is not checked", num_unknown, len(found_um)
+        )
 
 
 def check_magnification(

@@ -217,6 +217,9 @@ def calibration_from_frames(
         for name, observer in observers.items()
         if name not in brief
     }
+    resume = None
+    if keep:
+        resume = Resume(path=keep, identity=_identity(float_model, used, options, observers, smoothing))
     ranges = ranges_from_frames(
         float_model,
         frames_NHW,
@@ -224,7 +227,7 @@ def calibration_from_frames(
         batch=options.batch,
         num_levels=levels,
         progress=progress,
-        resume=Resume(path=keep, identity=_identity(float_model, used, options, observers)) if keep else None,
+        resume=resume,
     )
     ranges |= brief
     ranges = {name: ranges[name] for name in placement.tensors}
@@ -247,13 +250,18 @@ def calibration_from_frames(
 
 
 def _identity(
-    path: Path, origins: Sequence[FrameOrigin], options: CalibrationOptions, observers: Mapping[str, Observer]
+    path: Path,
+    origins: Sequence[FrameOrigin],
+    options: CalibrationOptions,
+    observers: Mapping[str, Observer],
+    smoothing: Mapping[str, Smoothing],
 ) -> str:
     """Of everything that decides what the observers have seen, the order of the frames included."""
     with path.open("rb") as file:
         graph = hashlib.file_digest(file, "sha256").hexdigest()
     words = [graph, repr(options), *observers, *(origin.sha256 for origin in origins)]
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()
+    factors = b"".join(name.encode() + smoothing[name].factors.tobytes() for name in sorted(smoothing))
+    return hashlib.sha256("\0".join(words).encode() + factors).hexdigest()
 
 
 def _planned(

@@ -4,11 +4,12 @@ Nothing is written unless every step before it held: each form is proven equal t
 fp16 and int8 are kept only where, or as far as, their loss of HF1 on held-out frames is within the budget.
 """
 
+import fcntl
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -52,7 +53,7 @@ from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_ch
 
 _NUM_PARITY_FRAMES = 8
 _NUM_VECTORS = 16
-_FOLDER = ".hffnet-export-"
+_FOLDER, _LOCK = ".hffnet-export-", "lock"
 _INT8_FLOOR = 0.05
 _FP32_TOLERANCE = 1e-3  # other machines' float32 arithmetic; measured differences are below 1e-5
 _log = logging.getLogger(__name__)
@@ -121,12 +122,11 @@ def bundle_from_checkpoint(
     spec = checkpoint.config.preprocess
     measured = load_frames(roles.held_out.frames, roles.held_out, spec, what="held-out")
     frames = _calibration_frames(roles, measured, options, spec, say) if options.int8 or options.fp16 else None
-    _remove_leftovers(out.parent)
     # An export interrupted while calibrating goes on from this file; every other end removes it.
     keep = out.with_suffix(".calibration.part.npz")
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-", dir=out.parent) as folder:
-            bundle = _Exporter(checkpoint, roles, measured, frames, options, Path(folder), keep, say).write(out)
+        with _working_folder(out.parent) as folder:
+            bundle = _Exporter(checkpoint, roles, measured, frames, options, folder, keep, say).write(out)
     except HffnetError:
         keep.unlink(missing_ok=True)
         raise
@@ -147,23 +147,22 @@ def _calibration_frames(
     return frames
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Working folders that killed exports left: each is named after its process."""
-    for left in folder.glob(f"{_FOLDER}*-*"):
-        process = left.name.removeprefix(_FOLDER).partition("-")[0]
-        if process.isdecimal() and not _is_alive(int(process)):
+@contextmanager
+def _working_folder(parent: Path) -> Iterator[Path]:
+    """A folder of this export's own; those that killed exports left are removed.
+
+    A lock tells the living from the dead: process numbers mean nothing in another container or on another host.
+    """
+    for left in parent.glob(f"{_FOLDER}*"):
+        with suppress(OSError), (left / _LOCK).open("r+b") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _log.info("removing %s, which an interrupted export left", left)
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+    with tempfile.TemporaryDirectory(prefix=_FOLDER, dir=parent) as name:
+        folder = Path(name)
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield folder
 
 
 @dataclass(frozen=True, slots=True)

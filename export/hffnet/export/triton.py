@@ -87,11 +87,14 @@ def check_repository(repository: Path, name: str, precisions: Iterable[Precision
         ConfigError: a folder of such a graph is there already, or nothing can be written there.
     """
     whole = repository.absolute()
-    if whole.exists() and not whole.is_dir():
-        raise ConfigError(f"{repository} is a file; name another --triton folder")
-    try:  # where models are staged; asking for permission says little for root or on a read-only mount
-        with tempfile.TemporaryDirectory(dir=next(path for path in whole.parents if path.exists())):
-            pass
+    try:  # the very steps that follow the export; asking for permission says little for root or on a read-only mount
+        if whole.exists() and not whole.is_dir():
+            raise ConfigError(f"{repository} is a file; name another --triton folder")
+        with tempfile.TemporaryDirectory(dir=next(path for path in whole.parents if path.exists())) as staged:
+            if whole.is_dir():
+                model = Path(staged, "model")
+                model.mkdir()
+                model.rename(whole / f".{Path(staged).name}").rmdir()
     except OSError as error:
         raise ConfigError(f"{repository} cannot be written ({error.strerror}); name another --triton folder") from error
     for precision, family in product(precisions, get_args(Family)):

@@ -1,7 +1,7 @@
 """What the gates ask of a picture's grey levels, in one walk over its pixels.
 
 The walk goes by pieces that stay in the processor's cache: five questions to a large 16-bit frame then cost one trip
-through memory. Sums of integers are exact, so they do not depend on the pieces; C++ counts in the same way.
+through memory. The sums of a piece are exact and so is their total: neither depends on how a picture is cut.
 """
 
 import math
@@ -43,7 +43,7 @@ def levels_of(picture: GreyPixels) -> Levels:
     """
     size = max(picture.size, 1)
     is_real = picture.dtype == np.float32
-    total, squares, num_dark, num_top, brightest = 0.0, 0.0, 0, 0, -math.inf
+    total, squares, num_dark, num_top, brightest = 0, 0, 0, 0, -math.inf
     for piece in [picture] if is_real else _pieces(picture):
         low, high, _, _ = cv2.minMaxLoc(piece)
         if low <= 0:
@@ -53,8 +53,8 @@ def levels_of(picture: GreyPixels) -> Levels:
         if high == brightest and high >= full_scale(picture.dtype, high):
             num_top += int(np.count_nonzero(piece == piece.dtype.type(high)))
         if not is_real:
-            total += cv2.sumElems(piece)[0]
-            squares += cv2.norm(piece, cv2.NORM_L2SQR)
+            total += int(cv2.sumElems(piece)[0])
+            squares += int(cv2.norm(piece, cv2.NORM_L2SQR))
     if is_real:
         means, stds = cv2.meanStdDev(picture)
         mean, std = float(means[0, 0]), float(stds[0, 0])

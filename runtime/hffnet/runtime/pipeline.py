@@ -115,7 +115,7 @@ def run_pipeline(
 
     Args:
         source: drawn from on the reader's thread.
-        classifier: its engine is used on the caller's thread; the reader's thread prepares frames with it.
+        classifier: its engine is used on the caller's thread; frames are prepared on another.
         store: committed to before any sink sees a result.
         sinks: each served by a thread of its own; closed at the end.
         settings_sha256: of the settings that can change a result.
@@ -229,7 +229,7 @@ class _Reader:
                 if arrival is not None and not self._pass_on(arrival):
                     return
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for arrivals
-            self.error = error
+            self.error = self.error or error
         finally:
             self._decoded.end()
 

@@ -162,6 +162,8 @@ def _as_stored(page: Any, data: bytes) -> npt.NDArray[Any] | None:  # noqa: ANN4
     offset, num_bytes = page.dataoffsets[0], page.imagelength * page.imagewidth * dtype.itemsize
     if not is_plain or offset + num_bytes > len(data):
         return None  # a strip that is too short is tifffile's to refuse
+    if 2 * num_bytes < len(data):
+        return None  # one page of a stack must not keep the whole file in memory
     samples = np.frombuffer(data, dtype, page.imagelength * page.imagewidth, offset)
     return samples.reshape(page.imagelength, page.imagewidth) if samples.flags.aligned else None
 

@@ -56,6 +56,12 @@ def test_greek_is_greek_where_a_font_has_it(install: Install, dejavu: Path) -> N
     assert plain_text("α") == r"\u03b1"
 
 
+@pytest.mark.parametrize("letter", ["\u200b", "\u202e", "\ufeff", "\u2028", "\u05d0", "\u0627"])
+def test_letters_without_ink_or_from_right_to_left_are_codes(install: Install, dejavu: Path, letter: str) -> None:
+    install(dejavu)
+    assert marked_up(f"a{letter}b") == rf"a\u{ord(letter):04x}b"
+
+
 @pytest.mark.usefixtures("install")
 def test_letters_that_no_font_has_are_written_as_their_codes() -> None:
     assert marked_up("5 µm <α>\x07") == r"5 µm &lt;\u03b1&gt;\x07"

@@ -3,13 +3,15 @@ r"""The letters of a report: reportlab's own font, and for what it lacks TrueTyp
 Vera comes with reportlab and has Western European letters. Greek, Cyrillic and signs come from DejaVu Sans, Chinese,
 Japanese and Korean from the first font of a short list, where they are installed; a PDF holds only the letters it uses.
 Fonts with PostScript outlines (Noto CJK) cannot be: reportlab reads TrueType. What no font has is written as its code
-(``\u4e2d``) rather than left out or shown as boxes.
+(``\u4e2d``) rather than left out or shown as boxes; so are letters without ink, which would let two names look alike,
+and those written from right to left, which reportlab would mirror.
 """
 
 import logging
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from unicodedata import bidirectional, category
 from xml.sax.saxutils import escape
 
 import reportlab
@@ -19,6 +21,8 @@ from reportlab.pdfbase.ttfonts import TTFont
 _log = logging.getLogger(__name__)
 FONT, BOLD = "Vera", "VeraBd"
 FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"))
+_WITHOUT_INK = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 _FURTHER = (
     ("DejaVuSans.ttf",),
     # Debian's fonts-droid-fallback, fonts-wqy-microhei, fonts-wqy-zenhei, fonts-ipafont-gothic, fonts-nanum.
@@ -65,7 +69,9 @@ def _font_for(letter: str) -> str | None:
 
 def _has(font: str, letter: str) -> bool:
     use_fonts()
-    return ord(letter) >= 32 and ord(letter) in pdfmetrics.getFont(font).face.charToGlyph
+    if category(letter) in _WITHOUT_INK or bidirectional(letter) in _RIGHT_TO_LEFT:
+        return False
+    return ord(letter) in pdfmetrics.getFont(font).face.charToGlyph
 
 
 @cache

@@ -142,7 +142,8 @@ class Broadcast:
             return (new[-1][0], b"".join(body for _, body in new)) if new else (self.last_seq, b"")
         search = self._search
         assert search is not None
-        rows = await asyncio.to_thread(page_of_events, search, cursor, _PAGE)
+        found = await asyncio.to_thread(page_of_events, search, cursor, _PAGE)
+        rows = [(seq, body) for seq, body in found if seq <= self.last_seq]  # later ones are told when their turn comes
         if not rows:
             return self.last_seq, b""
         gap = b""

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 1.0  # other programs write decisions into the records too; nobody tells of those
 _COALESCE_S = 0.02
 _STATE_S = 1.0
-_HELD_S = 3.0  # a result waits so long for the run's word, which brings its picture; other programs' results have none
+_HELD_S = 10.0  # a result waits so long for the run's word, which brings its picture; other programs' results have none
 _PAGE = 256
 _MOST_WAITING = 4
 _ANSWER_S = 60.0
@@ -142,7 +142,7 @@ class View:
             case "preview" if session.opened:
                 session.opened.previews.add(message.int_of("seq"), preview_from_message(message))
             case "committed":
-                session.told_seq = message.int_of("seq")
+                session.told_seq = max(session.told_seq, message.int_of("seq"))
             case "answer":
                 future = self._asked.get(message.int_of("id"))
                 if future is not None and not future.done():
@@ -164,7 +164,10 @@ class View:
             self.session.last_seq = rows[-1].seq
 
     def _told(self, rows: list[Record]) -> list[Record]:
-        """The rows before the first result that the run has not told of: who hears of one asks for its picture."""
+        """The rows before the first result that the run has not told of: who hears of one asks for its picture.
+
+        Of events alone: ``/v1/records`` answers with what is committed.
+        """
         untold = (i for i, row in enumerate(rows) if row.kind == "result" and row.seq > self.session.told_seq)
         first = next(untold, None)
         if first is None:
@@ -172,7 +175,10 @@ class View:
         now = monotonic()
         if self._held[0] != rows[first].seq:
             self._held = rows[first].seq, now
-        return rows[:first] if now - self._held[1] < _HELD_S else rows
+        if now - self._held[1] < _HELD_S:
+            return rows[:first]
+        self.session.told_seq = self.opened.follower.bounds()[1]  # another program's: none of them is held longer
+        return rows
 
     def _count(self, record: Record) -> None:
         if record.kind == "event":

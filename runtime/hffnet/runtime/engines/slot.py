@@ -77,12 +77,19 @@ class Slot:
             for plan in plans:
                 self._bound[plan.name] = self._bind(context, plan)
             if self._copied():
-                for _ in range(4):
-                    self._marks.append(memory.open_mark())
-                self._is_timed = True
+                self._is_timed = self._open_marks()
         except BaseException:
             self.close()
             raise
+
+    def _open_marks(self) -> bool:
+        try:
+            for _ in range(4):
+                self._marks.append(self._memory.open_mark())
+        except EngineError as error:
+            _log.warning("copies to and from the GPU are not timed: %s", error)
+            return False
+        return True
 
     @property
     def uses_graph(self) -> bool:
