@@ -83,6 +83,22 @@ def test_truncated_files(cpp: CppRuntime, tmp_path: Path) -> None:
     assert [path.name for path, answer in zip(paths, answers, strict=True) if answer["ok"]] == []
 
 
+def test_large_files_whose_hash_is_computed_beside(cpp: CppRuntime, tmp_path: Path) -> None:
+    """From 256 KiB on another thread hashes, also where the file turns out to be no frame."""
+    whole, text, cut = (tmp_path / name for name in ("large.tif", "text.tif", "cut.tif"))
+    tifffile.imwrite(whole, np.random.default_rng(2).integers(0, 65536, (600, 900), np.uint16))
+    text.write_bytes(REFUSED["text"] * 200)
+    cut.write_bytes(whole.read_bytes()[:600_000])
+    compare(cpp, [whole], tmp_path)
+    answers = cpp.answers({"ask": "frame", "path": str(path), "out": str(tmp_path / "out")} for path in (text, cut))
+    for path, answer in zip((text, cut), answers, strict=True):
+        assert path.stat().st_size > 2**18
+        with pytest.raises(FrameError):
+            read_frame(path)
+        assert not answer["ok"]
+        assert answer["sentence"].startswith(f"{path}: ")
+
+
 def test_vendor_frames(cpp: CppRuntime, shared: Path, tmp_path: Path) -> None:
     vendor = sorted(path for path in (shared / "data" / "vendor_tiff").glob("*/*.*") if path.parent.name != "broken")
     camera = sorted((shared / "data" / "x_sdd").glob("*/*.[jp][pn]g"))[::100]

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "pixel_loops.hpp"
 
@@ -46,7 +47,9 @@ double full_scale_of(const GreyView& picture, double brightest) {
 
 template <class T>
 void add_up(const GreyView& picture, Levels& levels) {
-  double sum = 0.0, squares = 0.0;
+  // Whole levels are summed as whole numbers: the squares of 16 bits fit for 4 billion pixels, and no order matters.
+  using Sum = std::conditional_t<std::is_integral_v<T>, std::uint64_t, double>;
+  Sum sum = 0, squares = 0;
   T top = row_of<T>(picture, 0)[0];
   std::size_t num_black = 0, num_top = 0;
   for (std::size_t y = 0; y < picture.height; ++y) {
@@ -59,13 +62,14 @@ void add_up(const GreyView& picture, Levels& levels) {
       top = std::max(top, highest);
       if (highest == top) num_top += count_equal(piece, count, top);
       if (!(lowest > T{0})) num_black += count_equal(piece, count, T{0});
-      sum += sums.sum;
-      squares += sums.squares;
+      sum += static_cast<Sum>(sums.sum);
+      squares += static_cast<Sum>(sums.squares);
     }
   }
   levels.num_pixels = static_cast<double>(picture.height) * static_cast<double>(picture.width);
-  levels.mean = sum / levels.num_pixels;
-  levels.deviation = std::sqrt(std::max(squares / levels.num_pixels - levels.mean * levels.mean, 0.0));
+  levels.mean = static_cast<double>(sum) / levels.num_pixels;
+  levels.deviation =
+      std::sqrt(std::max(static_cast<double>(squares) / levels.num_pixels - levels.mean * levels.mean, 0.0));
   levels.num_black = static_cast<double>(num_black);
   levels.full_scale = full_scale_of(picture, static_cast<double>(top));
   // No pixel is brighter than the brightest one, so those at full scale are those at the top, or none.

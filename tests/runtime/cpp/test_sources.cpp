@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -226,6 +228,8 @@ TEST_CASE("patterns are Python's: a backslash is a letter") {
 TEST_CASE("a folder whose time does not change is looked at seldom, and at once when it changes") {
   const TemporaryFolder folder;
   for (int i = 0; i < 50; ++i) folder.write(std::to_string(i));
+  const std::array<timespec, 2> past{{{1'000'000'000, 0}, {1'000'000'000, 0}}};  // the kernel's clock has ticks
+  REQUIRE(::utimensat(AT_FDCWD, folder.path().c_str(), past.data(), 0) == 0);
   FolderListing listing(
       folder.path().string(), [](const std::string&) { return true; },
       [](const std::string&, const FileStamp&) { return true; });
@@ -259,23 +263,41 @@ TEST_CASE("what was deleted is forgotten, what was rewritten is found, what is l
   CHECK(listing.stamps().size() == 18);
 }
 
-TEST_CASE("the wait for a new file ends when it comes") {
-  const TemporaryFolder folder;
+TEST_CASE("the wait for a new file ends when it comes, in a folder that came later too") {
+  if (const int events = ::inotify_init1(IN_CLOEXEC); events >= 0) {
+    ::close(events);
+  } else {
+    WARN("not tried: this system has no inotify to give");
+    return;
+  }
+  const TemporaryFolder folder, elsewhere;
   FolderOptions options;
   options.poll_s = 3600.0;  // without events nothing would be seen
   options.settle_s = 0.01;
+  options.recursive = true;
   WatchFolder source(
       {folder.path().string(), options}, {}, [](const std::string&, const FileStamp&) { return false; },
       [](const std::string&) {});
-  const Stop stop;
+  Stop stop, seen;
   std::thread writer([&] {
     stop.wait(0.05);
     folder.write("a.tif");
+    std::filesystem::create_directory(elsewhere.path() / "below");
+    std::filesystem::rename(elsewhere.path() / "below", folder.path() / "below");
+    stop.wait(0.05);
+    folder.write("below/b.tif");
+    if (!seen.wait(10.0)) stop.set();
   });
-  const auto item = source.next(stop);
+  Names names;
+  while (names.size() < 2) {
+    const auto item = source.next(stop);
+    if (!item) break;
+    names.push_back(item->name);
+    source.hand_over(*item);
+  }
+  seen.set();
   writer.join();
-  REQUIRE(item);
-  CHECK(item->name == "a.tif");
+  CHECK(names == Names{"a.tif", "below/b.tif"});
 }
 
 TEST_CASE("more files than one look takes all come in order") {
@@ -398,9 +420,12 @@ TEST_CASE("a capture gets its two descriptors and no other, and its end is told"
   const auto capture = program.start();
   CHECK(last_words(*capture) == "the capture process ended (exit code 7)");
   ::close(left_open);
-  const std::string found = content_of(folder / "fds");
-  for (const char* number : {"0\n", "1\n", "2\n", "3\n", "4\n"}) CHECK(found.find(number) != std::string::npos);
-  CHECK(found.find("5\n") == std::string::npos);
+  std::istringstream lines(content_of(folder / "fds"));
+  Names given;  // shells open their own from 10 on
+  for (std::string number; std::getline(lines, number);) {
+    if (number.size() == 1 && number > "2") given.push_back(number);
+  }
+  CHECK(given == Names{"3", "4"});
 }
 
 TEST_CASE("a capture that dies of a signal says so, and one that stays is killed") {

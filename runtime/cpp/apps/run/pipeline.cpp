@@ -173,8 +173,11 @@ class Writer {
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
   // Also where an exception passes: a thread that is not waited for ends the program without a word.
+  // Without the stop it would wait for a full disk, which nobody tells of any more.
   ~Writer() {
-    if (thread_.joinable()) finish();
+    if (!thread_.joinable()) return;
+    stop_.set();
+    finish();
   }
 
   // Tells `service` of life while the disk is full: the run holds still and does not hang.

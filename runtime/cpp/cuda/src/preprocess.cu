@@ -78,12 +78,32 @@ Status sound(const GpuPicture& picture) {
                                     " bytes was given; at least 1x1 with 1 or 3 channels is expected"};
 }
 
+// Code for another kind of GPU would fail at the first frame only.
+Status find_kernel() {
+  cudaFuncAttributes attributes{};
+  const cudaError_t code = cudaFuncGetAttributes(&attributes, preprocess_kernel<std::uint8_t, 1>);
+  if (code != cudaErrorNoKernelImageForDevice && code != cudaErrorInvalidDeviceFunction &&
+      code != cudaErrorUnsupportedPtxVersion) {
+    return check(code, "load a kernel");
+  }
+  cudaGetLastError();  // it is told here and is not the next call's
+  int device = 0, major = 0, minor = 0;
+  ATTEMPT_DONE(check(cudaGetDevice(&device), "be asked"));
+  ATTEMPT_DONE(check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "be asked"));
+  ATTEMPT_DONE(check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "be asked"));
+  const std::string capability = std::to_string(major) + "." + std::to_string(minor);
+  return Failure{Error::kMissing, "there is no kernel here for this GPU of compute capability " + capability + " (" +
+                                      cudaGetErrorString(code) +
+                                      "); build hffnet with CUDAARCHS=" + std::to_string(major) +
+                                      std::to_string(minor) + " in the environment, or use the CPU"};
+}
+
 }  // namespace
 
 Status find_gpu() {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
-  if (code == cudaSuccess && count > 0) return Done{};
+  if (code == cudaSuccess && count > 0) return find_kernel();
   int driver = 0;  // CUDA calls an absent driver one that is too old
   const bool absent = cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0;
   return Failure{Error::kMissing, std::string("there is no GPU on this machine that CUDA can use (") +

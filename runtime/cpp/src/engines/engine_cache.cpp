@@ -138,7 +138,8 @@ class EngineCache::Lock {
 std::optional<EngineCache::Lock> EngineCache::locked(const std::string& name) {
   const auto unusable = [&](const std::string& reason) {
     notice_("the engine cache " + folder_.string() + " cannot be used: " + reason +
-            "; engines are built anew at each start (set " + kFolderVariable + " to a folder that only you can write)");
+            "; what it cannot serve is built anew at each start (set " + kFolderVariable +
+            " to a folder that only you can write)");
     return std::nullopt;
   };
   if (const auto able = usable(folder_); !able.ok()) return unusable(able.failure().sentence);
@@ -156,7 +157,8 @@ std::optional<EngineCache::Lock> EngineCache::locked(const std::string& name) {
 
 Result<Bytes> EngineCache::engine(const EngineKey& key, const std::function<Result<BuiltEngine>()>& build) {
   const auto lock = locked(key.stem());
-  if (lock) {
+  // A folder that can only be read, as of a system image, still serves what it holds.
+  if (lock || is_ours(folder_).ok()) {
     if (auto stored = stored_engine(key)) return std::move(*stored);
   }
   ATTEMPT(BuiltEngine built, build());

@@ -94,14 +94,16 @@ std::unordered_set<std::uint64_t> FolderListing::stamps() const {
 bool FolderListing::is_due(double now, int& gone) {
   struct stat status {};
   gone = ::stat(path_.c_str(), &status) == 0 ? 0 : errno;
+  has_changed_ = has_changed_ || gone != 0;
   if (gone != 0) return false;
   if (const std::int64_t mtime_ns = nanoseconds(status.st_mtim); mtime_ns != mtime_ns_) {
     mtime_ns_ = mtime_ns;
     changed_at_ = now;
+    has_changed_ = true;
   }
   if (!is_complete_ || now - looked_at_ >= kPause * cost_s_) return true;
-  const bool has_changed = looked_at_ < changed_at_ + kRacyS;
-  return has_changed && (known_.size() < kCheap || now - looked_at_ >= kPauseWhenChanged * cost_s_);
+  const bool is_racy = looked_at_ < changed_at_ + kRacyS;
+  return is_racy && (known_.size() < kCheap || now - looked_at_ >= kPauseWhenChanged * cost_s_);
 }
 
 std::size_t FolderListing::place_of(std::uint64_t name) const {

@@ -13,6 +13,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace hffnet::sources {
@@ -62,6 +63,8 @@ class FolderListing {
 
   // Whether a look is worth its cost; false with `gone` set where the folder cannot be read.
   bool is_due(double now, int& gone);
+  // Whether it is new, was away or its time changed since this was asked last: it may be another folder of that name.
+  bool has_changed() { return std::exchange(has_changed_, false); }
   // Reads the folder; `gone` gets the error number where it cannot be read, and what was known is kept.
   Look look(double now, int& gone);
 
@@ -96,6 +99,7 @@ class FolderListing {
   std::vector<Known> known_;                                // sorted
   std::unordered_map<std::string, std::uint64_t> handled_;  // since the last look
   bool is_complete_ = false;
+  bool has_changed_ = true;
   std::int64_t mtime_ns_ = -1;
   double changed_at_ = -std::numeric_limits<double>::infinity();
   double looked_at_ = -std::numeric_limits<double>::infinity();

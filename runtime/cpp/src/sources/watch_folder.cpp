@@ -121,7 +121,7 @@ std::optional<Item> WatchFolder::next(const Stop& stop) {
     } else if (idle_exit_s_ && clocks_.monotonic() - new_at_ >= *idle_exit_s_ && has_seen_all()) {
       return std::nullopt;
     }
-    wait(stop);
+    events_->wait(pause_s(), stop);
   }
   return std::nullopt;
 }
@@ -157,11 +157,6 @@ bool WatchFolder::retry(const Item& item) {
   watch(candidate->folder).unmark(candidate->name);
   pending_.insert_or_assign(item.path, std::move(*candidate));
   return true;
-}
-
-void WatchFolder::wait(const Stop& stop) const {
-  for (const auto& [path, listing] : folders_) events_->follow(path);
-  events_->wait(pause_s(), stop);
 }
 
 // Until the next look: the next time one can tell that a file has settled, at most `poll_s`.
@@ -210,6 +205,7 @@ void WatchFolder::look(double now) {
 
 void WatchFolder::look_at(FolderListing& listing, double now, int& gone) {
   const bool is_first = !listing.is_complete();
+  if (listing.has_changed()) events_->follow(listing.path());  // before the look, so that nothing comes between
   const Look seen = listing.look(now, gone);
   if (gone != 0) return;
   for (const std::uint64_t stamp : seen.vanished) vanished_[stamp] = now;

@@ -71,7 +71,6 @@ class WatchFolder {
   };
 
   bool has_seen_all() const;
-  void wait(const Stop& stop) const;
   double pause_s() const;
   FolderListing& watch(const std::string& path);
   void look(double now);

@@ -1,5 +1,8 @@
 // Only an engine that this machine sealed is ever handed out; everything else costs a rebuild and one line.
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -55,6 +58,15 @@ std::string content_of(const fs::path& path) {
 
 void write(const fs::path& path, const std::string& content) {
   std::ofstream(path, std::ios::binary) << content;
+}
+
+constexpr int kNotTried = 77;
+
+// For this process alone, as whom it began.
+bool mounted_read_only(const fs::path& folder) {
+  return ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
+         ::mount(folder.c_str(), folder.c_str(), nullptr, MS_BIND, nullptr) == 0 &&
+         ::mount(nullptr, folder.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
 }
 
 }  // namespace
@@ -137,19 +149,34 @@ TEST_CASE("a folder that cannot be used costs a build at each start and says so"
     fs::create_directory(place.folder);
     fs::permissions(place.folder, fs::perms::all);
   }
-  SECTION("it is read-only") {
-    if (::geteuid() == 0) {
-      WARN("not tried: root may write everywhere");
-      return;
-    }
-    fs::create_directory(place.folder);
-    fs::permissions(place.folder, fs::perms::owner_read | fs::perms::owner_exec);
-  }
   CHECK(place.engine().ok());
   CHECK(place.engine().ok());
   CHECK(place.num_builds == 2);
   REQUIRE(place.said.size() == 2);
   CHECK_THAT(place.said.front(), Contains("cannot be used") && Contains("HFFNET_CACHE_DIR"));
+}
+
+TEST_CASE("a read-only folder serves what it holds and says that it keeps nothing") {
+  Place place;
+  const Bytes first = place.engine().value();
+  EngineKey other = kKey;
+  other.gpu = "another";
+  const pid_t child = ::fork();
+  if (child == 0) {  // with mounts of its own: permissions alone do not stop root
+    if (!mounted_read_only(place.folder)) ::_exit(kNotTried);
+    const bool is_served = place.engine().value() == first && place.num_builds == 1;
+    const bool is_built = place.engine(other).ok() && place.num_builds == 2 && !fs::exists(place.stored(other));
+    const bool is_said = place.said.size() == 2 && Contains("cannot be used: it is read-only; ").match(place.said[1]);
+    ::_exit((is_served ? 0 : 1) + (is_built ? 0 : 2) + (is_said ? 0 : 4));
+  }
+  int ended = 0;
+  REQUIRE(::waitpid(child, &ended, 0) == child);
+  REQUIRE(WIFEXITED(ended));
+  if (WEXITSTATUS(ended) == kNotTried) {
+    WARN("not tried: nothing can be mounted here");
+    return;
+  }
+  CHECK(WEXITSTATUS(ended) == 0);
 }
 
 TEST_CASE("a disk that is full") {

@@ -40,13 +40,14 @@ inline GpuPicture cropped(GpuPicture picture, const Crop& crop) {
   return picture;
 }
 
-// Error::kMissing, with the driver's reason, where this machine has no GPU that the kernels can run on.
+// Error::kMissing, with the driver's reason, where this machine has no GPU, or the kernels were built for others.
 HFFNET_API Status find_gpu();
 
 // One kernel: resize of the cropped picture, percentile stretch, bytes. Keeps its buffers: one per stream and worker, not
 // thread-safe. Needs the same GPU to be current in every call.
 class HFFNET_API GpuPreprocessor {
  public:
+  // Error::kMissing as find_gpu has it.
   static Result<GpuPreprocessor> open(const PreprocessSpec& spec);
 
   GpuPreprocessor(GpuPreprocessor&&) noexcept;
