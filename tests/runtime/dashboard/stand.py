@@ -50,14 +50,21 @@ class Stand:
         bundle: the model.
         choice: of the view; the port is always a free one.
         tiles: how large frames are cut.
+        previews_per_s: see ``LiveView``; as good as every frame, because a test's come faster than any camera's.
     """
 
     def __init__(
-        self, folder: Path, bundle: Path, choice: ViewChoice | None = None, tiles: TileSettings | None = None
+        self,
+        folder: Path,
+        bundle: Path,
+        choice: ViewChoice | None = None,
+        tiles: TileSettings | None = None,
+        previews_per_s: float = 1e6,
     ) -> None:
         self.frames, self.records_path = folder / "frames", folder / "records.sqlite"
         self.frames.mkdir(parents=True, exist_ok=True)
-        self.view = LiveView((choice or ViewChoice()).model_copy(update={"port": 0}), "frames of the test")
+        chosen = (choice or ViewChoice()).model_copy(update={"port": 0})
+        self.view = LiveView(chosen, "frames of the test", previews_per_s=previews_per_s)
         self.classifier = Classifier.open(bundle, engine="onnxruntime", threads=1, tiles=tiles)
         self.store = RecordStore.open(self.records_path)
         self.committed = dict[str, Record]()

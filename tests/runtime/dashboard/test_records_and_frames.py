@@ -13,6 +13,7 @@ import tifffile
 
 from hffnet.runtime.annotate import grey_for_eyes
 from hffnet.runtime.field_of_view import TileSettings
+from hffnet.runtime.record import Record
 from hffnet.runtime.records_search import RecordSearch
 from hffnet.runtime.result import record_json
 from tests.runtime.dashboard.stand import Stand, events, pixels
@@ -106,6 +107,24 @@ def test_a_record_is_shown_no_earlier_than_its_picture(stand: Stand) -> None:
         for name in level.classes:
             params = {"class": name, "level": level.name}
             stand.client.get(f"/v1/frames/{record.seq}/evidence.png", params=params).raise_for_status()
+
+
+def test_a_frame_that_came_too_soon_has_its_picture_and_the_evidence_on_record(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    with Stand(tmp_path, bundle_path, previews_per_s=1e-9) as stand:
+        first, second = stand.show("first.tif", 1), stand.show("second.tif", 2)
+        stand.heard_of(second)
+        classes = [name for level in stand.classifier.bundle.manifest.taxonomy.levels for name in level.classes]
+
+        def codes(record: Record) -> list[int]:
+            path = f"/v1/frames/{record.seq}/evidence.png"
+            return [stand.client.get(path, params={"class": name}).status_code for name in classes]
+
+        assert codes(first) == [200] * len(classes)
+        assert sorted(codes(second)) == [200] + [404] * (len(classes) - 1)
+        stand.client.get(f"/v1/frames/{second.seq}/evidence.png").raise_for_status()
+        stand.client.get(f"/v1/frames/{second.seq}.png").raise_for_status()
 
 
 def test_the_layer_of_a_long_narrow_frame_is_bounded_and_its_address_is_its_records(stand: Stand) -> None:

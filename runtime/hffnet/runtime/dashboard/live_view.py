@@ -43,7 +43,6 @@ _START_S = 60.0
 _SEND_S = 5.0
 _END_S = 1.0
 _FIGURES_S = 1.0
-_PREVIEWS_PER_S = 15.0
 _WAITING_FOR_COMMIT, _WAITING_TO_BE_SENT = 4, 3
 _NEEDED = ("fastapi", "uvicorn")
 
@@ -63,13 +62,17 @@ class LiveView:
         choice: where and for whom it listens.
         source: name of where frames come from, without secrets.
         command: what is run, before its own argument.
+        previews_per_s: of so many frames a second the view gets the picture and all evidence; of the others it has what
+            is in the record and the file.
 
     Raises:
         MissingExtraError: the extra ``dashboard`` is not installed.
         ConfigError: the token file is unfit.
     """
 
-    def __init__(self, choice: ViewChoice, source: str, command: tuple[str, ...] = _COMMAND) -> None:
+    def __init__(
+        self, choice: ViewChoice, source: str, command: tuple[str, ...] = _COMMAND, previews_per_s: float = 15.0
+    ) -> None:
         if missing := [name for name in _NEEDED if find_spec(name) is None]:
             raise MissingExtraError(f"the live view needs {', '.join(missing)}: pip install 'hffnet[dashboard]'")
         self._choice, self._source_name, self._command = choice, source, command
@@ -84,7 +87,7 @@ class LiveView:
         self._previews = deque[tuple[int, _Seen]](maxlen=_WAITING_TO_BE_SENT)
         self._answers = deque[Message]()  # bounded by the view's process, which has few questions open at a time
         self._seen = OrderedDict[tuple[str, str | None], _Seen]()
-        self._next_preview_at = 0.0
+        self._preview_gap_s, self._next_preview_at = 1 / previews_per_s, 0.0
         self._figures_at = -_FIGURES_S
         self._counts, self._dropped = dict[str, int](), dict[str, int]()
         self._source: Source | None = None
@@ -168,7 +171,7 @@ class LiveView:
         now = monotonic()
         if now < self._next_preview_at:
             return
-        self._next_preview_at = max(self._next_preview_at + 1 / _PREVIEWS_PER_S, now - 1 / _PREVIEWS_PER_S)
+        self._next_preview_at = max(self._next_preview_at + self._preview_gap_s, now - self._preview_gap_s)
         with self._changed:
             self._seen[text_from_name(name), frame.sha256] = _Seen(frame, prediction)
             while len(self._seen) > _WAITING_FOR_COMMIT:
