@@ -150,6 +150,7 @@ def main() -> None:
         began_s = clock.now()
         with ConditionsWatch(clock.now, began_s) as watch:
             found = measure_interleaved(streams, seconds=options.seconds, block_s=0.25, began_s=began_s, stop=Event())
+    # Ultralytics works in processes of its own, which count as other ones here.
     reasons = reasons_against(watch.conditions(), {f"{a} {b}": m for (a, b), m in found.items()}, 1e-7)
     print(_page(found, leaves_out, reasons, options.threads))
     print(_benchmark_app(bundle, options.seconds, options.threads))
