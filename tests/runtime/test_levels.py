@@ -28,6 +28,10 @@ def test_what_numpy_counts(kind: tuple[type, int], rows: int, columns: int, seed
     assert found.full_scale == next(one for one in tops if exact.max() <= one)
     assert found.black == pytest.approx(np.mean(exact == 0))
     assert found.white == pytest.approx(np.mean(exact >= found.full_scale))
+    if dtype is not np.float32:
+        total, squares = (int(np.sum(picture.astype(np.int64) ** power)) for power in (1, 2))
+        assert found.mean == total / picture.size
+        assert found.std == math.sqrt(max(squares / picture.size - found.mean * found.mean, 0.0))
     assert math.isclose(found.mean, exact.mean(), rel_tol=1e-6)
     assert math.isclose(found.std, exact.std(), rel_tol=1e-6, abs_tol=1e-6 * top)
 

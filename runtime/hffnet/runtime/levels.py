@@ -53,8 +53,8 @@ def levels_of(picture: GreyPixels) -> Levels:
         if high == brightest and high >= full_scale(picture.dtype, high):
             num_top += int(np.count_nonzero(piece == piece.dtype.type(high)))
         if not is_real:
-            total += int(cv2.sumElems(piece)[0])
-            squares += int(cv2.norm(piece, cv2.NORM_L2SQR))
+            total += round(cv2.sumElems(piece)[0])
+            squares += round(cv2.norm(piece, cv2.NORM_L2SQR))  # a root squared: a whole number but for its last bits
     if is_real:
         means, stds = cv2.meanStdDev(picture)
         mean, std = float(means[0, 0]), float(stds[0, 0])
