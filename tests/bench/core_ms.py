@@ -11,8 +11,6 @@ engine's rate that can be reached at all is engine / (engine + everything else).
 import argparse
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,12 +21,11 @@ from threading import Event
 
 import numpy as np
 
-from hffnet.runtime import native
 from hffnet.runtime.classifier import Classifier
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.sources import open_source
-from tests.bench.streaming import KINDS, ROOT, Kind, TimedStore, bare_ms, give, run, write_frames
+from tests.bench.streaming import KINDS, Kind, TimedStore, bare_ms, give, how, make_inputs, run
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _NUM = 200
@@ -159,17 +156,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where bundles and frames are kept for the next time")
     told = parser.parse_args()
     print(heading("tests.bench.core_ms"))
-    compiled = f"in Python ({native.REASON})" if native.MODULE is None else "compiled"
-    print(f"Preprocess and decode: {compiled}. Threads of the engine: {told.threads or 'all cores'}.\n")
+    print(how(told.threads))
     with tempfile.TemporaryDirectory(prefix="hffnet-core-ms-") as name:
         root = told.folder or Path(name)
-        for network in told.networks:
-            if not (bundle := root / f"{network}.hffnet").exists():
-                command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network, str(bundle)]
-                subprocess.run(command, check=True, cwd=ROOT)
+        make_inputs(root, told.networks)
         for kind in KINDS:
-            if not (root / str(kind.bits)).exists():
-                write_frames(root / str(kind.bits), kind)
             for network in told.networks:
                 tell(network, kind, root, told.threads)
 

@@ -288,6 +288,24 @@ def _print_live(network: str, pause_s: float, root: Path, seconds: float) -> Non
     )
 
 
+def make_inputs(root: Path, networks: Sequence[str]) -> None:
+    """Bundles (a process each) and frames in ``root``, where they are not there yet."""
+    for network in networks:
+        bundle = root / f"{network}.hffnet"
+        command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network, str(bundle)]
+        if not bundle.exists():
+            subprocess.run(command, check=True, cwd=ROOT)
+    for kind in KINDS:
+        if not (root / str(kind.bits)).exists():
+            write_frames(root / str(kind.bits), kind)
+
+
+def how(threads: int | None) -> str:
+    """What the figures depend on beside the machine."""
+    compiled = f"in Python ({native.REASON})" if native.MODULE is None else "compiled"
+    return f"Preprocess and decode: {compiled}. Threads of the engine: {threads or 'all cores'}.\n"
+
+
 def main() -> None:
     """See the module."""
     from tests.bench.run import heading
@@ -308,19 +326,11 @@ def main() -> None:
         write_bundle(told.write_bundle[0], Path(told.write_bundle[1]))
         return
     print(heading("tests.bench.streaming"))
-    compiled = f"in Python ({native.REASON})" if native.MODULE is None else "compiled"
-    print(f"Preprocess and decode: {compiled}. Threads of the engine: {told.threads or 'all cores'}.\n")
+    print(how(told.threads))
     with tempfile.TemporaryDirectory(prefix="hffnet-streaming-") as name:
         root = told.folder or Path(name)
         os.environ["HFFNET_CACHE_DIR"] = f"{root}/cache"
-        for network in told.networks:
-            bundle = root / f"{network}.hffnet"
-            command = [sys.executable, "-m", "tests.bench.streaming", "--write-bundle", network, str(bundle)]
-            if not bundle.exists():
-                subprocess.run(command, check=True, cwd=ROOT)
-        for kind in KINDS:
-            if not (root / str(kind.bits)).exists():
-                write_frames(root / str(kind.bits), kind)
+        make_inputs(root, told.networks)
         if "latency" in told.parts:
             latency(told.networks, root, told.frames, told.most_seconds, told.threads)
         if "burst" in told.parts:

@@ -256,15 +256,12 @@ class _Run:
             _log.warning("operations are not counted: the bundle has no graph for CPU engines")
             return
         self._on_step("measuring memory and arithmetic", 0.0)
-        bandwidth_gb_s = dict[int, float]()
-        self._gmacs = gmacs_of_graph(self._bundle.member(graphs[0].member), self._inputs_NHW[:1])
+        self._gmacs = self._gmacs or gmacs_of_graph(self._bundle.member(graphs[0].member), self._inputs_NHW[:1])
+        for num in {key.threads or int(self._machine["usable_cpus"]) for key in self._opened}:
+            self._bandwidth_gb_s[num] = max(memory_bandwidth(num), self._bandwidth_gb_s.get(num, 0.0))
         for key in self._opened:
-            num = key.threads or int(self._machine["usable_cpus"])
-            if num not in bandwidth_gb_s:
-                bandwidth_gb_s[num] = max(memory_bandwidth(num), self._bandwidth_gb_s.get(num, 0.0))
             if not self._stop.is_set() and (peak := peak_gmac_s(key.engine, key.precision, key.threads)):
                 self._peaks[key] = max(peak, self._peaks.get(key, 0.0))
-        self._bandwidth_gb_s |= bandwidth_gb_s
 
     def profile_layers(self) -> None:
         """The engines' own profiles."""
