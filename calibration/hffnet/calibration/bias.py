@@ -23,22 +23,31 @@ Array = npt.NDArray[np.float32]
 
 
 class WithMean:
-    """An observer that also adds up the tensor itself: its mean over the frames, as large as one frame's values."""
+    """An observer that also adds up the tensor itself: its mean over the frames, as large as one frame's values.
 
-    def __init__(self, observer: Observer) -> None:
+    Args:
+        observer: sees every frame.
+        every: only each ``every``-th frame is added up. Adding costs as much as everything else that observers do, and a
+            mean hardly moves any more after a hundred frames.
+    """
+
+    def __init__(self, observer: Observer, every: int = 1) -> None:
         self.observer = observer
         self.total: npt.NDArray[np.float64] | None = None
         self.count = 0
+        self._every = every
+        self._seen = 0
 
     def update(self, values: Values) -> None:
         """See ``Observer``; axis 0 of ``values`` is the batch."""
         self.observer.update(values)
         if self.total is None:
             self.total = np.zeros(values.shape[1:])
-        for frame in values:
+        for frame in values[-self._seen % self._every :: self._every]:
             # numpy.add would first widen the frame: four times slower.
             cv2.accumulate(np.ascontiguousarray(frame).reshape(1, -1), self.total.reshape(1, -1))
-        self.count += len(values)
+            self.count += 1
+        self._seen += len(values)
 
     def range(self, num_levels: int = NUM_LEVELS) -> float:
         """See ``Observer``."""
@@ -46,21 +55,21 @@ class WithMean:
 
     def state(self) -> State:
         """See ``Observer``."""
-        own: State = {"count": np.array(self.count)}
+        own: State = {"count": np.array(self.count), "seen": np.array(self._seen)}
         if self.total is not None:
             own["total"] = self.total
         return {**own, **{f"observer_{key}": value for key, value in self.observer.state().items()}}
 
     def restore(self, state: State) -> None:
         """See ``Observer``."""
-        self.count = int(state["count"])
+        self.count, self._seen = int(state["count"]), int(state["seen"])
         self.total = state["total"].astype(np.float64) if "total" in state else None
         inner = {key.removeprefix("observer_"): v for key, v in state.items() if key.startswith("observer_")}
         self.observer.restore(inner)
 
     @property
     def mean(self) -> Array | None:
-        """Mean over the frames, one frame's shape; None before the first."""
+        """Mean over the frames added up, one frame's shape; None before the first."""
         return None if self.total is None else (self.total / self.count).astype(np.float32)
 
 

@@ -19,6 +19,7 @@ from hffnet.calibration.bias import WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
 from hffnet.calibration.observers import (
+    MOST_COUNTED,
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
     MinMax,
@@ -42,6 +43,7 @@ from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
 logger = logging.getLogger(__name__)
 
 _FEWEST_BRIEF, _MOST_BRIEF = 16, 32
+_SAMPLED = 128  # frames whose values make a sample of four million; of more frames each gives fewer
 _BRIEF_SHARE = 16  # one frame in so many: the pass over all frames may not cost much more than inference
 
 
@@ -202,14 +204,21 @@ def calibration_from_frames(
     used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
     placement, levels, norms, pictures = _planned(float_model, options, activations, placement)
     began = time.monotonic()
+    thinned = max(1, len(frames_NHW) // _SAMPLED)
+    seen_briefly = {point.activation for point in placement.cpu_sums}
     observers: dict[str, Observer] = {
-        name: observer_from_name(options.observer, percentile=options.percentile) for name in placement.tensors
+        name: observer_from_name(
+            options.observer,
+            percentile=options.percentile,
+            most_counted=MOST_COUNTED if name in seen_briefly else MOST_COUNTED // thinned,
+        )
+        for name in placement.tensors
     }
     norms = norms if options.smoothing else ()
     brief, moments = _seen_briefly(float_model, frames_NHW, placement, observers, norms)
     smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
     if options.bias_correction:
-        observers |= {p.activation: WithMean(observers[p.activation]) for p in _once(placement.weighted)}
+        observers |= {p.activation: WithMean(observers[p.activation], thinned) for p in _once(placement.weighted)}
     # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
     watched = {name: MinMax() for name in pictures if name not in observers}
     for_all: dict[str, Observer] = {

@@ -34,6 +34,7 @@ def restore_progress(path: Path, identity: str, observers: Mapping[str, Observer
     """Bring ``observers`` to where the file stopped; returns the frames they have seen, 0 to start anew."""
     if not path.exists():
         return 0
+    fresh = [observer.state() for observer in observers.values()]
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             if str(kept["identity"]) != identity:
@@ -48,6 +49,8 @@ def restore_progress(path: Path, identity: str, observers: Mapping[str, Observer
             observer.restore(state)
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s cannot be used (%s): calibrating anew", path, error)
+        for observer, state in zip(observers.values(), fresh, strict=True):
+            observer.restore(state)  # the first ones may have taken theirs before another's turned out to be broken
         return 0
     logger.info("going on after %d frames, kept in %s", count, path)
     return count
