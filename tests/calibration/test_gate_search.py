@@ -92,9 +92,7 @@ def held_out() -> HeldOut:
     frames = textured_frames(24, seed=3)
     float_graph = work_graph(WORK, 1.0).SerializeToString()
     decisions = decode(logits_from_onnx(float_graph, frames)[0], TREE, DecodeSpec.plain(TREE))
-    return HeldOut(
-        frames=frames, truths=[one.path for one in decisions], taxonomy=TREE, decode=DecodeSpec.plain(TREE)
-    )
+    return HeldOut(frames=frames, truths=[one.path for one in decisions], taxonomy=TREE, decode=DecodeSpec.plain(TREE))
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ HF1 alone moves in steps of half a frame and hides what cancels out; divergence,
 beside it. Of a network that is sure of nearly every frame, the mean divergence is that of one or two frames between two
 classes: it says what happened to them. The error of the logits weighs all frames and compares methods. Decisions
 are decoded as the bundle decodes them, so they are always paths of the tree; whether parent and child still agree is
-seen on each level's own highest logit (``tice``). A frame that is answered with NaN or infinity tells nothing: it counts
-as if all of its logits were zero, and no budget allows any.
+seen on each level's own highest logit (``tice``). A frame that is answered with NaN or infinity tells nothing: it
+counts as if all of its logits were zero, and no budget allows any.
 """
 
 import math

@@ -152,11 +152,13 @@ class RefusedError(GateError):
 
     Attributes:
         report: everything that was measured.
+        score: of the graph that lost least.
     """
 
-    def __init__(self, report: GateReport) -> None:
+    def __init__(self, report: GateReport, score: Scored) -> None:
         super().__init__(report.refusal)
         self.report = report
+        self.score = score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,10 +231,8 @@ def reduction_within_budget(
     search = _Search(precision, reduction, ranked_by or reduction, reference, held_out, budget, say)
     best = search.smallest()
     if best is None:
-        raise RefusedError(search.report(None))
-    return Held(
-        left_float=outputs_of(search.restored(best)), score=search.scores[best], report=search.report(best)
-    )
+        raise RefusedError(search.report(None), search.scores[search.least_loss()])
+    return Held(left_float=outputs_of(search.restored(best)), score=search.scores[best], report=search.report(best))
 
 
 @dataclass(slots=True)
@@ -291,7 +291,7 @@ class _Search:
 
     def report(self, taken: int | None) -> GateReport:
         """Everything that was measured; ``taken`` is None where nothing holds."""
-        shown = self._least_loss() if taken is None else taken
+        shown = self.least_loss() if taken is None else taken
         return GateReport(
             max_drop=self.budget.max_drop,
             min_quantized_share=self.budget.least_share(self.precision),
@@ -306,13 +306,14 @@ class _Search:
             flips=flips(self.reference, self.scores[shown]),
         )
 
-    def _least_loss(self) -> int:
+    def least_loss(self) -> int:
+        """Number of groups restored in the graph that lost least."""
         costs = {number: point.cost for number, point in self.points.items()}
         return min(costs, key=lambda n: (costs[n].num_broken, max(costs[n].hf1_drop, costs[n].tice_rise), n))
 
     def _refusal(self) -> str:
         precision, least = self.precision, self.budget.least_share(self.precision)
-        whole, best = self.points[0], self.points[self._least_loss()]
+        whole, best = self.points[0], self.points[self.least_loss()]
         if not self.ranked:
             return (
                 f"only {_percent(whole)} of the work is in {_ARITHMETIC[precision]} before anything is restored to"
@@ -366,8 +367,8 @@ class _Search:
         if share is None and self.budget.least_share(self.precision):
             raise GateError(
                 f"the graph does not state the shapes of {macs.num_unknown} products, so the share of the work in"
-                f" {_ARITHMETIC[self.precision]} cannot be told; run onnx.shape_inference on the float graph, or ask for"
-                f" none ({_SHARE_OPTION[self.precision]} 0)"
+                f" {_ARITHMETIC[self.precision]} cannot be told; run onnx.shape_inference on the float graph, or ask"
+                f" for none ({_SHARE_OPTION[self.precision]} 0)"
             )
         return share
 

@@ -9,6 +9,7 @@ float16 copies get new names.
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,10 @@ def overflowing(peaks: Mapping[str, float], margin: float = MARGIN) -> dict[str,
 
 
 def half_with_float_parts(
-    half: ModelProto, tensors: Collection[str] = (), nodes: Collection[str] = ()
+    half: ModelProto,
+    tensors: Collection[str] = (),
+    nodes: Collection[str] = (),
+    weights: Mapping[str, TensorProto] = MappingProxyType({}),
 ) -> ModelProto:
     """The half-precision graph with parts of it in float32.
 
@@ -58,6 +62,7 @@ def half_with_float_parts(
         half: float16 graph; changed in place where there is something to keep.
         tensors: names of what must not be float16; the nodes that make or read them become float32.
         nodes: first outputs of further nodes to compute in float32.
+        weights: the float graph's constants by name, for what becomes float32; those of ``half`` widened where absent.
 
     Raises:
         GateError: a weight itself overflowed.
@@ -68,7 +73,7 @@ def half_with_float_parts(
     _refuse_unknown_names(index, tensors, nodes)
     if not tensors and not nodes:
         return half
-    _Widening(half, index, frozenset(tensors), frozenset(nodes)).apply()
+    _Widening(half, index, frozenset(tensors), frozenset(nodes), weights).apply()
     return half
 
 
@@ -94,8 +99,8 @@ def _refuse_unknown_names(index: GraphIndex, tensors: Collection[str], nodes: Co
     known = index.producers.keys() | index.uses.keys()
     if unknown := [name for name in (*tensors, *nodes) if name not in known]:
         raise GraphError(
-            f"{len(unknown)} tensors that must stay float32, such as {unknown[0]!r}, are not in the half-precision graph;"
-            " export both graphs from one network with the same version of torch"
+            f"{len(unknown)} tensors that must stay float32, such as {unknown[0]!r}, are not in the half-precision"
+            " graph; export both graphs from one network with the same version of torch"
         )
 
 
@@ -109,7 +114,15 @@ def _float_kinds(model: ModelProto) -> dict[str, int]:
 class _Widening:
     """Writes nodes anew in float32, with casts at their borders."""
 
-    def __init__(self, model: ModelProto, index: GraphIndex, tensors: frozenset[str], nodes: frozenset[str]) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        index: GraphIndex,
+        tensors: frozenset[str],
+        nodes: frozenset[str],
+        weights: Mapping[str, TensorProto],
+    ) -> None:
+        self._weights = weights
         self._model = model
         self._index = index
         self._kinds = _float_kinds(model)
@@ -157,7 +170,9 @@ class _Widening:
             copy.name = self._half[name]
             self._model.graph.initializer.append(copy)
         own = tensor.name  # that of a Constant node may be empty
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), own))
+        exact = self._weights.get(name)
+        source = exact if exact is not None and exact.dims == tensor.dims else tensor
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(source).astype(np.float32), own))
         self._wide[name] = name
         if name in self._infos:
             self._state(name, name, TensorProto.FLOAT)
