@@ -27,8 +27,8 @@ class WithMean:
 
     Args:
         observer: sees every frame.
-        every: only each ``every``-th frame is added up. Adding costs as much as everything else that observers do, and a
-            mean hardly moves any more after a hundred frames.
+        every: only each ``every``-th frame is added up. Adding costs as much as everything else that observers do, and
+            a mean hardly moves any more after a hundred frames.
     """
 
     def __init__(self, observer: Observer, every: int = 1) -> None:

@@ -19,7 +19,6 @@ from hffnet.calibration.bias import WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
 from hffnet.calibration.observers import (
-    MOST_COUNTED,
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
     MinMax,
@@ -42,8 +41,8 @@ from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_BRIEF, _MOST_BRIEF = 16, 32
-_SAMPLED = 128  # frames whose values make a sample of four million; of more frames each gives fewer
+_FEWEST_BRIEF, _MOST_BRIEF = 16, 32  # frames for what is not looked at in all
+_COUNTED = 128  # of many frames about so many are counted and added up; the largest value is that of all
 _BRIEF_SHARE = 16  # one frame in so many: the pass over all frames may not cost much more than inference
 
 
@@ -204,28 +203,31 @@ def calibration_from_frames(
     used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
     placement, levels, norms, pictures = _planned(float_model, options, activations, placement)
     began = time.monotonic()
-    thinned = max(1, len(frames_NHW) // _SAMPLED)
+    every = max(1, len(frames_NHW) // _COUNTED)
     seen_briefly = {point.activation for point in placement.cpu_sums}
     observers: dict[str, Observer] = {
         name: observer_from_name(
             options.observer,
             percentile=options.percentile,
-            most_counted=MOST_COUNTED if name in seen_briefly else MOST_COUNTED // thinned,
+            every=1 if name in seen_briefly else every,
         )
         for name in placement.tensors
     }
     norms = norms if options.smoothing else ()
-    brief, moments = _seen_briefly(float_model, frames_NHW, placement, observers, norms)
-    smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
     if options.bias_correction:
-        observers |= {p.activation: WithMean(observers[p.activation], thinned) for p in _once(placement.weighted)}
+        observers |= {p.activation: WithMean(observers[p.activation], every) for p in _once(placement.weighted)}
     # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
-    watched = {name: MinMax() for name in pictures if name not in observers}
+    watched: dict[str, Observer] = {name: MinMax() for name in pictures if name not in observers}
+    num_first, brief, moments = _seen_first(float_model, frames_NHW, placement, {**watched, **observers}, norms)
+    smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
     for_all: dict[str, Observer] = {
         name: SmoothedValues(observer, smoothing[name]) if name in smoothing else observer
         for name, observer in observers.items()
         if name not in brief
     }
+    for name in moments.keys() & for_all.keys():
+        for values in moments[name].values:
+            for_all[name].update(values)
     resume = None
     if keep:
         resume = Resume(path=keep, identity=_identity(float_model, used, options, observers, smoothing))
@@ -235,6 +237,7 @@ def calibration_from_frames(
         {**watched, **for_all},
         batch=options.batch,
         num_levels=levels,
+        seen=num_first,
         progress=progress,
         resume=resume,
     )
@@ -298,25 +301,26 @@ def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, 
     return dict.fromkeys(nonnegative_tensors(GraphIndex(model)), NUM_UNSIGNED_LEVELS)
 
 
-def _seen_briefly(
+def _seen_first(
     path: Path,
     frames_NHW: npt.NDArray[np.uint8],
     placement: Placement,
     observers: Mapping[str, Observer],
     norms: Sequence[str],
-) -> tuple[dict[str, float], dict[str, ChannelMoments]]:
-    """What a part of the frames tells: the channels of LayerNorms, and ranges of what only CPU engines want.
+) -> tuple[int, dict[str, float], dict[str, ChannelMoments]]:
+    """How many frames came first, and what they tell: ranges of what only CPU engines want, and LayerNorms' channels.
 
-    Those are outputs of convolutions that onnxruntime fuses with sum and ReLU where nobody looks at them: looking at
-    all frames would cost a third of the whole pass. Frames come spread over the classes, so the first of them show all.
+    The former are outputs of convolutions that onnxruntime fuses with sum and ReLU where nobody looks at them: looking
+    at all frames would cost a third of the whole pass. Frames come spread over the classes, so the first of them show
+    all. The other ``observers`` see these frames here, LayerNorms' but for what their moments keep for them.
     """
     moments = {name: ChannelMoments() for name in norms}
     sums = {point.activation: observers[point.activation] for point in placement.cpu_sums}
     if not moments and not sums:
-        return {}, {}
-    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF))
-    ranges = ranges_from_frames(path, frames_NHW[:num], {**moments, **sums})
-    return {name: ranges[name] for name in sums}, moments
+        return 0, {}, {}
+    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF), len(frames_NHW))
+    ranges = ranges_from_frames(path, frames_NHW[:num], {**observers, **moments})
+    return num, {name: ranges[name] for name in sums}, moments
 
 
 def _shifts(

@@ -40,15 +40,22 @@ class Smoothing:
 
 
 class ChannelMoments:
-    """Largest magnitude and mean square of each channel (last axis)."""
+    """Largest magnitude and mean square of each channel (last axis).
+
+    Attributes:
+        amax: per channel.
+        values: what was seen, for an observer that wants it smoothed; meant for few frames.
+    """
 
     def __init__(self) -> None:
+        self.values: list[Values] = []
         self.amax: Vector = np.zeros(1)
         self._squares: Vector = np.zeros(1)
         self._count = 0
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
+        self.values.append(values)
         flat = values.reshape(-1, values.shape[-1])
         self.amax = np.maximum(self.amax, np.abs(flat).max(axis=0))
         self._squares = self._squares + np.einsum("tc,tc->c", flat, flat, dtype=np.float64)
