@@ -84,14 +84,20 @@ class SmoothedValues:
     """Shows ``observer`` a LayerNorm's output as it will be once the factors are folded in.
 
     So the pass over the frames runs the float graph as it is, and no second one has to be written for it.
+
+    Args:
+        observer: sees the smoothed values.
+        smoothing: of this LayerNorm.
+        plain: sees the values as they are, to tell what smoothing brought.
     """
 
-    def __init__(self, observer: Observer, smoothing: Smoothing) -> None:
-        self.observer = observer
+    def __init__(self, observer: Observer, smoothing: Smoothing, plain: Observer) -> None:
+        self.observer, self.plain = observer, plain
         self._inverse = (1 / smoothing.factors).astype(np.float32)
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
+        self.plain.update(values)
         self.observer.update(values * self._inverse)
 
     def range(self, num_levels: int = NUM_LEVELS) -> float:
@@ -100,11 +106,13 @@ class SmoothedValues:
 
     def state(self) -> State:
         """See ``Observer``."""
-        return self.observer.state()
+        plain = {f"plain_{key}": value for key, value in self.plain.state().items()}
+        return {**plain, **{f"smoothed_{key}": value for key, value in self.observer.state().items()}}
 
     def restore(self, state: State) -> None:
         """See ``Observer``."""
-        self.observer.restore(state)
+        for prefix, observer in (("plain_", self.plain), ("smoothed_", self.observer)):
+            observer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 def smoothable(index: GraphIndex, placement: Placement) -> dict[str, tuple[str, ...]]:
