@@ -340,8 +340,8 @@ def test_a_rename_told_by_an_event_is_no_new_frame(followed: Followed, folder: P
 
 def test_in_a_large_folder_events_do_without_looking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing_module, "_CHEAP", 0)
-    monkeypatch.setattr(listing_module, "_PAUSE", 1e9)
-    monkeypatch.setattr(listing_module, "_PAUSE_WHEN_CHANGED", 1e9)
+    monkeypatch.setattr(listing_module, "PAUSE", 1e9)
+    monkeypatch.setattr(listing_module, "PAUSE_WHEN_CHANGED", 1e9)
     write(folder / "old.tif")
     followed = Followed(folder)
     try:
