@@ -70,24 +70,27 @@ class FolderRounds:
         self._at_once.append(folder)
 
     def turns(self, now: float) -> Iterator[FolderListing]:
-        """Folders to look at in this pass; what the caller does with one is what it costs."""
-        yield from self._those_at_once()
+        """Folders to look at in this pass, each once; what the caller does with one is what it costs."""
+        seen = set[Path]()
+        yield from self._those_at_once(seen)
         for group, pace in ((self._busy, self._busy_pace), (self._quiet, self._quiet_pace)):
             for path in list(group):
                 if not pace.is_free(now):
                     break
-                if path not in group:
+                if path not in group or path in seen:
                     continue
                 group[path] = folder = group.pop(path)  # to the end
                 began = monotonic()
+                seen.add(path)
                 yield folder
                 pace.spend(now, monotonic() - began)
                 if path in group:
                     (self._busy if folder.is_busy(now) else self._quiet)[path] = group.pop(path)
-                yield from self._those_at_once()
+                yield from self._those_at_once(seen)
 
-    def _those_at_once(self) -> Iterator[FolderListing]:
+    def _those_at_once(self, seen: set[Path]) -> Iterator[FolderListing]:
         while self._at_once:
             folder = self._at_once.popleft()
-            if folder.path in self._all:
+            if folder.path in self._all and folder.path not in seen:
+                seen.add(folder.path)
                 yield folder
