@@ -27,6 +27,7 @@ class Method(_Strict):
     seed: int | None
     bias_correction: bool = False
     smoothing: bool = False
+    weight_clipping: bool = False
 
 
 class SmoothedNorm(_Strict):

@@ -64,6 +64,9 @@ def export(
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    weight_clipping: Annotated[
+        bool, typer.Option(help="Clip weights where their squared error is then smaller.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Also write a page about int8, refused or not: ranges, noise, gate."),
@@ -120,6 +123,7 @@ def export(
         exclude=tuple(exclude or ()),
         bias_correction=bias_correction,
         smoothing=smoothing,
+        weight_clipping=weight_clipping,
         seed=seed,
     )
     budget = Budget(
