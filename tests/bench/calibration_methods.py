@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, helper
 
-from hffnet.calibration.bias import WithMean
 from hffnet.calibration.fidelity import HeldOut, cost_between, divergence, scored
 from hffnet.calibration.frames import choose_frames, load_frames
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
@@ -27,7 +26,6 @@ from hffnet.calibration.observers import (
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
     Histogram,
-    MeanSquaredError,
     entropy_range,
     least_error_range,
     percentile_range,
@@ -119,18 +117,16 @@ def _rows(path: Path, frames: np.ndarray) -> Iterator[Row]:
     yield "int8 for TensorRT", found.quantized(default, activations="int8")
     yield "int8 for TensorRT, shortcuts too", found.quantized(deeper, activations="int8")
     yield "int8 for TensorRT, the picture's convolution too", found.quantized(activations="int8")
-    plain = calibration_from_frames(path, frames, options=replace(_OPTIONS, smoothing=False), activations="uint8")
-    yield "no smoothing", plain.quantized(default)
+    yield "no smoothing", found.without_smoothing().quantized(default)
 
 
 def _ranges(found: Calibration, index: GraphIndex, range_of: Callable[[Histogram, int], float]) -> dict[str, float]:
     unsigned = nonnegative_tensors(index)
     ranges = {}
     for name in found.ranges:
-        observer = found.observers[name]
-        inner = observer.observer if isinstance(observer, WithMean) else observer
-        assert isinstance(inner, MeanSquaredError)
-        ranges[name] = range_of(inner.histogram, NUM_UNSIGNED_LEVELS if name in unsigned else NUM_LEVELS)
+        histogram = found.histogram(name)
+        assert histogram is not None
+        ranges[name] = range_of(histogram, NUM_UNSIGNED_LEVELS if name in unsigned else NUM_LEVELS)
     return ranges
 
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from hffnet.calibration.contributions import rows_of_methods
 from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
 from hffnet.calibration.frames import (
     CalibrationFrames,
@@ -32,8 +33,9 @@ from hffnet.calibration.gate import Budget, Passed, placement_within_budget
 from hffnet.calibration.graph import model_from_path
 from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
 from hffnet.calibration.html_report import Flip, html_from_calibration
-from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
+from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
+from hffnet.calibration.report import MethodRow
 from hffnet.calibration.sensitivity import Quantizer
 from hffnet.export.bundle_writer import check_bundle_path, write_bundle
 from hffnet.export.deploy_form import DeployForm, deploy_form
@@ -292,16 +294,34 @@ class _Exporter:
         )
         passed = self._gated("cpu", calibration.quantized, calibration.placement, vectors)
         self._keep("int8", passed.score)
-        report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
+        methods = self._methods(calibration, passed)
+        report = calibration.report(passed.placement).model_copy(update={"gate": passed.report, "methods": methods})
+        flips_tensorrt: list[Flip] = []
         if half is not None:
             quantizer = partial(calibration.quantized, float_model=half, activations="int8")
             # A half-precision graph is slow on a CPU, and what int8 costs a group is nearly the same in float32.
             ranked_by = partial(calibration.quantized, activations="int8")
             other = self._gated("tensorrt", quantizer, passed.placement.for_tensorrt(), vectors, ranked_by)
-            report = report.model_copy(update={"gate_tensorrt": other.report})
+            ranges = calibration.ranges_for("int8", other.placement)
+            report = report.model_copy(update={"gate_tensorrt": other.report, "ranges_tensorrt": ranges})
+            flips_tensorrt = self._flips(other)
         self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
         if self._options.report:
-            self._page = html_from_calibration(calibration, report, self._flips(passed))
+            self._page = html_from_calibration(calibration, report, self._flips(passed), flips_tensorrt)
+
+    def _methods(self, calibration: Calibration, passed: Passed) -> tuple[MethodRow, ...]:
+        """On a part of the held-out frames: each row is one more graph to run."""
+        self._say("measuring what each method of calibration brought")
+        chosen = _spread(len(self._frames_NHW), self._options.budget.num_ranking_frames)
+        truths = [self._held_out.truths[k] for k in chosen]
+        part = replace(self._held_out, frames=self._frames_NHW[chosen], truths=truths)
+        return rows_of_methods(
+            calibration,
+            passed.placement,
+            self._reference.logits[chosen],
+            part,
+            lambda model: scored(model, part).logits,
+        )
 
     def _flips(self, passed: Passed) -> list[Flip]:
         return [
