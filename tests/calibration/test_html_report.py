@@ -111,10 +111,12 @@ def test_without_smoothing_is_what_a_calibration_without_it_finds(float_model: P
 def test_clipped_weights_reach_graph_corrections_and_page(float_model: Path, tmp_path: Path) -> None:
     model = onnx.load(float_model)
     weight = next(t for t in model.graph.initializer if t.name == "b1_w")
-    values = onnx.numpy_helper.to_array(weight).copy()
-    values[:, 0, 0, 0] *= 3
-    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    path = tmp_path / "tailed.onnx"
+    values = onnx.numpy_helper.to_array(weight)
+    steps = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / 127
+    # All but the largest half-way between two levels: any smaller scale errs less.
+    values = np.where(np.abs(values) < 127 * steps, (np.floor(values / steps) + 0.5) * steps, values)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), weight.name))
+    path = tmp_path / "between.onnx"
     onnx.save(model, path)
     clipped, plain = calibrated(path, weight_clipping=True), calibrated(path)
     stored = [

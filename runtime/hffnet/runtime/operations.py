@@ -76,8 +76,9 @@ def _count(operation: Operation, shapes: Mapping[str, Shape], producers: Mapping
         case "ConvTranspose":
             factors = (*left[1:], *right[1:]) if left and right else ()
         case "Gemm":
-            # (in, out) or (out, in), whichever transB says: the matrix is read once per frame.
-            factors = right
+            # (in, out) or (out, in), whichever transB says: the matrix is read once for each row. Rows left open are
+            # those of the batch; where tokens were flattened into them, they are those of one frame.
+            factors = (*(left[:1] if left and left[0] > 1 else ()), *right)
         case _:
             factors = (*out[1:], left[-1] or right[-2]) if out and left and len(right) > 1 else ()
     return prod(factors) if factors and all(factors) else None
