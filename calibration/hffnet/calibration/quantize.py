@@ -110,30 +110,62 @@ def qdq_from_onnx(
     rewrite = _Rewrite(names={name for node in index.nodes for name in (*node.input, *node.output)})
     _quantize_weights(index, placement, weight_scales, rewrite)
     _correct_biases(index, placement, shifts, rewrite)
-    dtypes = {p.activation: _FLOAT_TYPES[index.constants[p.weight].data_type] for p in placement.weighted}
-    default = _float_type(model)
     unsigned = nonnegative_tensors(index) if activations == "uint8" else frozenset()
-    for tensor in placement.tensors:
-        dtype = dtypes.get(tensor, default)
-        rewrite.after[tensor], output = _activation_nodes(tensor, ranges[tensor], dtype, tensor in unsigned, rewrite)
-        rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
-        sums = (*placement.residuals, *placement.cpu_sums)
-        rewrite.inputs |= {(p.output, p.input_index): output for p in sums if p.activation == tensor}
+    for read in _tensors_read(model, index, placement):
+        tensor, limit = read.tensor, ranges[read.placed]
+        nodes = _activation_nodes(tensor, limit, read.dtype, tensor in unsigned, rewrite)
+        rewrite.after[tensor], output = nodes
+        rewrite.inputs |= dict.fromkeys(read.inputs, output)
         if tensor in unsigned and _pools_a_float_convolution(tensor, index, placement):
-            _clip_before(tensor, ranges[tensor], dtype, rewrite)
+            _clip_before(tensor, limit, read.dtype, rewrite)
     return _rewritten(model, index, rewrite)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A tensor to quantize.
+
+    Attributes:
+        tensor: as this graph has it; where a part of it has another float type, that is the cast of ``placed``.
+        placed: its name in the placement, by which its range is known.
+        dtype: its type.
+        inputs: (first output of a node, input index) of its quantized readers.
+    """
+
+    tensor: str
+    placed: str
+    dtype: type[np.float32 | np.float16]
+    inputs: list[tuple[str, int]] = field(default_factory=list)
+
+
+def _tensors_read(model: ModelProto, index: GraphIndex, placement: Placement) -> list[_Read]:
+    stated = {info.name: info.type.tensor_type.elem_type for info in model.graph.value_info}
+    default = _float_type(model)
+    sums = [(p.activation, p.output, p.input_index, "") for p in (*placement.residuals, *placement.cpu_sums)]
+    points = [*((p.activation, p.output, 0, p.weight) for p in placement.weighted), *sums]
+    found = dict[tuple[str, str], _Read]()
+    for placed, output, position, weight in points:
+        tensor = index.producers[output].input[position]
+        if (placed, tensor) not in found:
+            kind = index.constants[weight].data_type if weight else stated.get(tensor)
+            found[placed, tensor] = _Read(tensor, placed, _FLOAT_TYPES.get(kind or 0, default))
+        found[placed, tensor].inputs.append((output, position))
+    order = {name: number for number, name in enumerate(placement.tensors)}
+    return sorted(found.values(), key=lambda read: order[read.placed])
 
 
 def _check_points(index: GraphIndex, placement: Placement) -> None:
     for point in placement.weighted:
         weight = index.constants.get(point.weight)
-        if point.output not in index.producers or weight is None:
+        node = index.producers.get(point.output)
+        if node is None or node.op_type != point.op_type or weight is None:
             raise GraphError(f"node {point.node!r} with weight {point.weight!r} is not in this graph; place it anew")
         if weight.data_type not in _FLOAT_TYPES:
             kind = TensorProto.DataType.Name(weight.data_type)
             raise GraphError(f"the weight {point.weight!r} is {kind}; expected FLOAT or FLOAT16")
     known = index.producers.keys() | index.uses.keys()
-    if unknown := [tensor for tensor in placement.tensors if tensor not in known]:
+    sums = {p.output for p in (*placement.residuals, *placement.cpu_sums)} - index.producers.keys()
+    if unknown := [*(tensor for tensor in placement.tensors if tensor not in known), *sorted(sums)]:
         raise GraphError(f"{len(unknown)} placed tensors, such as {unknown[0]!r}, are not in this graph; place it anew")
 
 

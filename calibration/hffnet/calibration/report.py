@@ -1,4 +1,4 @@
-"""``calibration.json``: how an INT8 graph came about, so that it can be judged and made again."""
+"""``calibration.json``: how an INT8 or FP16 graph came about, so that it can be judged and made again."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.calibration.frames import FrameOrigin
 from hffnet.calibration.gate import GateReport
+from hffnet.calibration.half_gate import HalfReport
 from hffnet.calibration.observers import ObserverName
 from hffnet.calibration.placement import Placement
 from hffnet.calibration.quantize import ActivationType
@@ -67,12 +68,28 @@ class MethodRow(_Strict):
     num_flips: Annotated[int, Field(ge=0)]
 
 
-class CalibrationReport(_Strict):
-    """The document.
+class FramesReport(_Strict):
+    """The document where nothing is quantized.
 
     Attributes:
         frames: the frames used, in the order they ran.
         frames_sha256: identity of the set, whatever the order.
+        fp16: how the half-precision graph came about; None where there is none.
+        tools: versions.
+    """
+
+    schema_version: Literal[1] = 1
+    frames: tuple[FrameOrigin, ...]
+    frames_sha256: Sha256
+    fp16: HalfReport | None = None
+    tools: dict[str, str]
+
+
+class CalibrationReport(FramesReport):
+    """The document where there is an int8 graph.
+
+    Attributes:
+        method: how ranges were chosen.
         float_sha256: of the float graph's file.
         activations: ``uint8``: the range of a tensor that is never negative becomes 255; else it becomes 127.
         ranges: magnitude that becomes the largest integer, by tensor name.
@@ -85,13 +102,9 @@ class CalibrationReport(_Strict):
         seconds: wall clock of the passes over the frames.
         gate: how the placement was decided, for CPU engines; None where nothing was measured.
         gate_tensorrt: the same for the TensorRT graph, whose placement may be smaller.
-        tools: versions.
     """
 
-    schema_version: Literal[1] = 1
     method: Method
-    frames: tuple[FrameOrigin, ...]
-    frames_sha256: Sha256
     float_sha256: Sha256 | None = None
     activations: ActivationType | None = None
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
@@ -104,7 +117,6 @@ class CalibrationReport(_Strict):
     seconds: Annotated[float, Field(ge=0)]
     gate: GateReport | None = None
     gate_tensorrt: GateReport | None = None
-    tools: dict[str, str]
 
 
 def tool_versions() -> dict[str, str]:

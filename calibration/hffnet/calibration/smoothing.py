@@ -200,7 +200,10 @@ def smoothed_from_onnx(model: ModelProto, smoothing: Mapping[str, Smoothing]) ->
 
 
 def _weights_behind(index: GraphIndex, norm: NodeProto) -> list[str]:
-    return [use.node.input[1] for use in index.uses[norm.output[0]]]
+    """Also behind the casts at the border of what stays float32 in a half-precision graph."""
+    uses = index.uses[norm.output[0]]
+    behind = [use.node for cast in uses if cast.node.op_type == "Cast" for use in index.uses[cast.node.output[0]]]
+    return [node.input[1] for node in (*(use.node for use in uses if use.node.op_type != "Cast"), *behind)]
 
 
 def _scale(tensor: TensorProto, factors: npt.NDArray[np.float64]) -> None:
