@@ -122,7 +122,7 @@ def test_activations_are_rounded_as_numpy_does(
 ) -> None:
     """The Q and DQ that are written, run by onnxruntime."""
     model = onnx.parser.parse_model(_ROUND_TRIP)
-    constants = {"axes": np.array([0], np.int64), "w": np.eye(64, dtype=np.float32)}
+    constants: dict[str, npt.NDArray[np.generic]] = {"axes": np.array([0], np.int64), "w": np.eye(64, dtype=np.float32)}
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     placement = placement_from_onnx(model, include=["*"])
     tensor = placement.weighted[0].activation
