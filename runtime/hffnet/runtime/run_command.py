@@ -210,6 +210,7 @@ def _check(settings: "RunSettings", *, as_json: bool) -> None:
 def run_settings_through(settings: "RunSettings", *, as_json: bool) -> None:
     """``hffnet run`` with these settings: until the source ends or a signal comes."""
     from hffnet.runtime.records import RecordStore
+    from hffnet.runtime.records_lock import sole_run
     from hffnet.runtime.service import Service
     from hffnet.runtime.signals import stop_on_signals
     from hffnet.runtime.sources import open_source
@@ -218,6 +219,7 @@ def run_settings_through(settings: "RunSettings", *, as_json: bool) -> None:
     stop = Event()
     with (
         stop_on_signals(stop),
+        sole_run(settings.records.file),
         Service(settings.watchdog_s) as service,
         _live_view(settings) as view,
         _open_classifier(settings) as classifier,
