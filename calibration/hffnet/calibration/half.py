@@ -13,7 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hffnet.calibration.graph import GraphIndex, model_from_path
 from hffnet.calibration.observers import MinMax
-from hffnet.calibration.statistics import Progress, ranges_from_frames
+from hffnet.calibration.progress import Progress
+from hffnet.calibration.statistics import ranges_from_frames
 from hffnet.runtime.errors import GateError
 
 LARGEST = 65504.0
