@@ -94,7 +94,15 @@ class Task:
     options: CalibrationOptions
 
 
-def int8_file_from_onnx(task: Task, outputs: Outputs, watch: Watch) -> CalibrationReport:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, and the size of the float model with all its weights."""
+
+    report: CalibrationReport
+    float_bytes: int
+
+
+def int8_file_from_onnx(task: Task, outputs: Outputs, watch: Watch) -> Written:
     """Calibrate, quantize, measure on held-out frames where there are some, and write.
 
     Raises:
@@ -126,8 +134,9 @@ def int8_file_from_onnx(task: Task, outputs: Outputs, watch: Watch) -> Calibrati
             )
             report = report.model_copy(update={"measured": measured})
         _write(outputs, quantized, calibration, report)
+        float_bytes = model.stat().st_size
     outputs.seen.unlink(missing_ok=True)
-    return report
+    return Written(report, float_bytes)
 
 
 def _preprocessing(task: Task, model: Path) -> PreprocessSpec:

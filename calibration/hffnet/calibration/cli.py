@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from hffnet.calibration.calibrate import Outputs
-    from hffnet.calibration.report import CalibrationReport
+    from hffnet.calibration.calibrate import Outputs, Written
 
 
 def calibrate(
@@ -100,13 +99,14 @@ def calibrate(
         options=options,
     )
     with watch_on(Console(stderr=True)) as watch:
-        report = int8_file_from_onnx(task, outputs, watch)
-    _say(model, outputs, report, as_json=as_json)
+        written = int8_file_from_onnx(task, outputs, watch)
+    _say(outputs, written, as_json=as_json)
 
 
-def _say(model: Path, outputs: "Outputs", report: "CalibrationReport", *, as_json: bool) -> None:
+def _say(outputs: "Outputs", written: "Written", *, as_json: bool) -> None:
     import json
 
+    report, float_bytes = written.report, written.float_bytes
     quantized, num_bytes = len(report.placement.weighted), outputs.graph.stat().st_size
     measured = report.measured
     result = {
@@ -114,7 +114,7 @@ def _say(model: Path, outputs: "Outputs", report: "CalibrationReport", *, as_jso
         "model": str(outputs.graph),
         "report": str(outputs.report),
         "bytes": num_bytes,
-        "float_bytes": model.stat().st_size,
+        "float_bytes": float_bytes,
         "sha256": report.int8_sha256,
         "num_frames": len(report.frames),
         "frames_sha256": report.frames_sha256,
@@ -127,7 +127,7 @@ def _say(model: Path, outputs: "Outputs", report: "CalibrationReport", *, as_jso
         typer.echo(json.dumps(result))
         return
     typer.echo(f"{outputs.graph}: {quantized} weighted nodes in int8, {len(report.placement.left_float)} float")
-    typer.echo(f"{num_bytes / 1e6:.1f} MB after {model.stat().st_size / 1e6:.1f} MB; ", nl=False)
+    typer.echo(f"{num_bytes / 1e6:.1f} MB after {float_bytes / 1e6:.1f} MB; ", nl=False)
     typer.echo(f"{len(report.frames)} frames in {report.seconds:.1f} s; report: {outputs.report}")
     if measured is None:
         typer.echo("what int8 costs was not measured: no frame of --data is marked val or test")
