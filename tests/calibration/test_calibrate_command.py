@@ -1,6 +1,7 @@
 """``hffnet calibrate``: outputs, interruptions, memory, damaged graphs, what it says while it runs."""
 
 import errno
+import hashlib
 import json
 import logging
 import shutil
@@ -89,7 +90,7 @@ def test_graph_and_report_belong_together_and_tell_what_was_measured(
     assert code_of("calibrate", float_model, "--data", frames / "split.csv", "-o", out) == 0
     told = capsys.readouterr()
     report = CalibrationReport.model_validate_json((tmp_path / "o.calibration.json").read_bytes())
-    assert report.int8_sha256 == int8.hashlib.sha256(out.read_bytes()).hexdigest()
+    assert report.int8_sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     assert report.measured is not None
     assert report.measured.num_frames == 4
     assert report.measured.logit_db == pytest.approx(-20 * np.log10(report.measured.logit_error))
@@ -305,11 +306,11 @@ def test_a_full_disk_is_a_sentence(
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfile", full)
-        with pytest.raises(ConfigError, match="cannot be copied into .*: No space left on device; calibration needs"):
+        with pytest.raises(ConfigError, match=r"cannot be copied into .*: No space left on device; calibration needs"):
             calibration_from_frames(float_model, textured_frames(4), options=CalibrationOptions(smoothing=False))
     assert [path.name for path in tmp_path.iterdir()] == ["float.onnx"]
     dataset: Dataset = open_dataset(frames / "plain.csv")
-    with pytest.raises(ConfigError, match="cannot be written: .*; the frames take 0 MB there"):
+    with pytest.raises(ConfigError, match=r"cannot be written: .*; the frames take 0 MB there"):
         load_frames(dataset.frames, dataset, PreprocessSpec(size=32), folder=tmp_path / "gone")
 
 

@@ -354,7 +354,7 @@ def _seen_briefly(
     sums = {point.activation: observers[point.activation] for point in placement.cpu_sums}
     if not moments and not sums:
         return {}, {}
-    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF))
+    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF), len(frames_NHW))
     ranges = passes.ranges(f"looking at {num} train frames first", frames_NHW[:num], {**moments, **sums})
     return {name: ranges[name] for name in sums}, moments
 
