@@ -168,7 +168,8 @@ def _stored(
         np.lib.format.write_array_header_1_0(file, header)
         for picture in pictures:
             file.write(picture.tobytes())
-    mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    # "c": changes stay in memory. Nobody makes any, but torch warns of arrays that it may not write to.
+    mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
     return mapped
 
 
