@@ -239,16 +239,16 @@ def test_a_frame_that_changed_is_not_calibrated_with(frames: Path, tmp_path: Pat
 def test_progress_is_of_the_same_pixels_and_program(
     float_model: Path, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels, keep = textured_frames(4), tmp_path / "keep.npz"
+    pixels, keep = textured_frames(18), tmp_path / "keep.npz"
     dataset_origins = int8.origins_from_pixels(pixels)
     calibration_from_frames(float_model, pixels, origins=dataset_origins, keep=keep)
     if change == "pixels":
-        pixels = textured_frames(4, seed=1)
+        pixels = textured_frames(18, seed=1)
     if change == "version":
         monkeypatch.setattr(int8, "tool_versions", lambda: {"hffnet": "99"})
     with caplog.at_level(logging.INFO):
         calibration_from_frames(float_model, pixels, origins=dataset_origins, keep=keep)
-    assert ("going on after 4 frames" in caplog.text) == (change == "nothing")
+    assert ("going on after 18 frames" in caplog.text) == (change == "nothing")
 
 
 def test_a_restore_that_fails_halfway_changes_nothing(

@@ -47,6 +47,9 @@ def calibrate(
     ] = "int8",
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    weight_clipping: Annotated[
+        bool, typer.Option(help="Clip weights where their squared error is then smaller.")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write a page: ranges over histograms, noise, frames.")
     ] = None,
@@ -85,6 +88,7 @@ def calibrate(
         exclude=tuple(exclude or ()),
         bias_correction=bias_correction,
         smoothing=smoothing,
+        weight_clipping=weight_clipping,
         seed=seed,
         normalisation=normalisation_from_text(mean, std),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hffnet.runtime.errors import RecordError
 from hffnet.runtime.record import GENESIS, JSON_FIELDS, RECORD_FIELDS, Json, canonical_json
-from hffnet.runtime.records import RecordStore
+from hffnet.runtime.records import Archived, RecordStore
 from hffnet.runtime.records_chain import VerifyReport, why_broken
 from hffnet.runtime.sinks.jsonl_sink import json_line
 from hffnet.runtime.sinks.line_file import write_lines
@@ -63,8 +63,12 @@ def archive_through(store: RecordStore, folder: Path, last_seq: int) -> Path:
         RecordError: as ``tidy``.
     """
     before = store.archived()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"records-{before.last_seq + 1:09d}-{last_seq:09d}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"{folder} cannot be made ({error.strerror}); name another folder for archives") from error
+    _refuse_foreign(path, store, before, last_seq)
     write_lines(path, map(json_line, store.iterate(after=before.last_seq, limit=last_seq - before.last_seq)))
     report = verify_archive(path, prev_hash=before.last_hash)
     if not report.is_sound or report.num_rows != last_seq - before.last_seq:
@@ -74,6 +78,14 @@ def archive_through(store: RecordStore, folder: Path, last_seq: int) -> Path:
         )
     store.drop_archived(last_seq, report.head, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     return path
+
+
+def _refuse_foreign(path: Path, store: RecordStore, before: Archived, last_seq: int) -> None:
+    """An archive of that name may be what a run left that ended before it removed the rows, and nothing else."""
+    if path.exists() and verify_archive(path, prev_hash=before.last_hash).head != store.get(last_seq).hash:
+        raise RecordError(
+            f"{path} exists and is an archive of other records; nothing was removed: name another folder for archives"
+        )
 
 
 def verify_archive(path: Path, *, prev_hash: str | None = None) -> VerifyReport:
