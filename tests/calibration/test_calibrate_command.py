@@ -16,7 +16,7 @@ import pytest
 from onnx import ModelProto
 
 from hffnet.calibration import int8
-from hffnet.calibration.frames import check_magnification, choose_frames, load_frames
+from hffnet.calibration.frames import check_magnification, choose_frames, load_frames, origins_from_pixels
 from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
 from hffnet.calibration.observers import MinMax, Observer, observer_from_name
 from hffnet.calibration.progress import watch_through
@@ -240,7 +240,7 @@ def test_progress_is_of_the_same_pixels_and_program(
     float_model: Path, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels, keep = textured_frames(18), tmp_path / "keep.npz"
-    dataset_origins = int8.origins_from_pixels(pixels)
+    dataset_origins = origins_from_pixels(pixels)
     calibration_from_frames(float_model, pixels, origins=dataset_origins, keep=keep)
     if change == "pixels":
         pixels = textured_frames(18, seed=1)

@@ -100,7 +100,7 @@ class ModelInput:
             np.broadcast_to(np.asarray(values, np.float32), (self.channels,))[:, None, None]
             for values in (normalisation.mean, normalisation.std)
         )
-        picture_NCHW: npt.NDArray[np.float32] = (frames_NHW[:, None].astype(np.float32) / 255 - mean) / std
+        picture_NCHW = ((frames_NHW[:, None].astype(np.float32) / 255 - mean) / std).astype(np.float32, copy=False)
         return {self.name: picture_NCHW}
 
 
