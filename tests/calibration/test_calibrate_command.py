@@ -123,7 +123,7 @@ def test_an_interruption_while_writing_leaves_no_graph_without_its_report(
         patch.setattr(Path, "replace", interrupted)
         assert code_of(*arguments) == 5
     assert renamed == ["o.html", "o.calibration.json"]
-    assert {path.name for path in tmp_path.iterdir()} == {"float.onnx", "o.html", "o.calibration.part.npz"}
+    assert {path.name for path in tmp_path.iterdir()} == {"float.onnx", "o.html"}
     assert code_of(*arguments) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"float.onnx", "o.html", "o.calibration.json", "o.onnx"}
 
