@@ -186,6 +186,8 @@ def test_legacy_cache_round_trips_and_says_what_it_is() -> None:
         cache_from_ranges({}, "ten")
     with pytest.raises(GraphError, match="no line of a calibration cache"):
         ranges_from_cache(text + "nonsense")
+    with pytest.raises(GraphError, match="is not the header of a calibration cache"):
+        ranges_from_cache("")
 
 
 @pytest.mark.parametrize(

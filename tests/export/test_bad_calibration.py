@@ -1,6 +1,8 @@
 """What cannot calibrate, through both commands: the sentence, the exit code, and nothing left behind."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +19,11 @@ import pytest
 
 from hffnet.calibration.gate import Budget
 from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
+from hffnet.runtime.bundle import open_bundle
 from hffnet.runtime.cli import main
 from hffnet.runtime.dataset import Dataset
-from hffnet.train.checkpoint import Checkpoint
+from hffnet.runtime.read import read_frame
+from hffnet.train.checkpoint import Checkpoint, open_checkpoint
 
 Picture = Callable[[int], np.ndarray]
 
@@ -32,6 +36,7 @@ class Made:
     graph: Path
     quantized: Path
     frames: Dataset
+    bundle: Path
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def made(checkpoint: Checkpoint, drawn: Dataset, tmp_path_factory: pytest.TempPa
     with ZipFile(bundle.path) as archive:
         for path, member in zip(graphs, ("graphs/fp32-cpu.onnx", "graphs/int8-cpu.onnx"), strict=True):
             path.write_bytes(archive.read(member))
-    return Made(checkpoint, graphs[0], graphs[1], drawn)
+    return Made(checkpoint, graphs[0], graphs[1], drawn, bundle.path)
 
 
 def code_of(command: list[str]) -> object:
@@ -120,7 +125,9 @@ def test_another_magnification_is_refused_by_both_commands(
     for command in ([*calibrate, "--pixel-size-um", "0.01", "0.02"], export):
         assert code_of(command) == 3
         said = " ".join(capsys.readouterr().err.split())
-        assert "the 4 calibration frames have 5 to 5 µm per pixel, but" in said
+        assert (
+            "4 of 4 calibration frames are more than a factor of two away: they have 5 to 5 µm per pixel, but" in said
+        )
     lines = ["path,level1,level2,split"]
     for root, split in ((data, "train"), (measured, "test")):
         lines += [f"{p.relative_to(tmp_path)},{p.parts[-3]},{p.parts[-2]},{split}" for p in root.rglob("*.png")]
@@ -130,6 +137,31 @@ def test_another_magnification_is_refused_by_both_commands(
     assert "but the val and test frames have 0.01 to 0.01;" in " ".join(capsys.readouterr().err.split())
     assert code_of([*calibrate, "--pixel-size-um", "2", "1"]) == 2
     assert code_of([*calibrate, "--pixel-size-um", "4", "8"]) == 0
+
+
+def test_the_checkpoint_knows_the_pixel_sizes_it_was_trained_at(made: Made, tmp_path: Path) -> None:
+    config = made.checkpoint.config
+    assert config.pixel_size_um is not None
+    train = [read_frame(frame.path).acquisition.pixel_size_um or 0.0 for frame in made.frames.frames_of("train")]
+    assert config.pixel_size_um == pytest.approx((min(train), max(train)))
+    assert open_bundle(made.bundle).manifest.pixel_size_um == config.pixel_size_um
+    older = tmp_path / "older"
+    shutil.copytree(made.checkpoint.folder, older)
+    document = json.loads((older / "config.json").read_text())
+    del document["pixel_size_um"]
+    (older / "config.json").write_text(json.dumps(document))
+    assert open_checkpoint(older).config.pixel_size_um is None
+
+
+def test_calibration_frames_are_held_against_the_trained_sizes(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calibration and held-out frames are alike, so nothing but the checkpoint knows that they are of another kind."""
+    data = written(tmp_path / "d", made, textured, um=5.0)
+    measured = written(tmp_path / "h", made, textured, um=5.0, first=4)
+    *_, export = commands(made, data, measured, tmp_path)
+    assert code_of(export) == 3
+    assert "µm per pixel, but the network was trained at 0.0" in " ".join(capsys.readouterr().err.split())
 
 
 def test_test_frames_may_not_calibrate(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

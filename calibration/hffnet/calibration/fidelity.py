@@ -20,6 +20,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 from pydantic import BaseModel, ConfigDict, Field
 
+from hffnet.calibration.model_input import Normalisation, input_from_session
+from hffnet.calibration.progress import Progress
 from hffnet.runtime.decode import DecodeSpec, decode
 from hffnet.runtime.errors import DatasetError, GraphError
 from hffnet.runtime.graph import facts_from_onnx
@@ -71,12 +73,14 @@ class HeldOut:
         frames: (N, size, size) uint8, preprocessed.
         truths: complete class path of each.
         taxonomy, decode: as the bundle's.
+        normalisation: how frames become the input of a graph that takes float32.
     """
 
     frames: npt.NDArray[np.uint8]
     truths: Sequence[ClassPath]
     taxonomy: Taxonomy
     decode: DecodeSpec
+    normalisation: Normalisation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +106,23 @@ class Scored:
     num_broken: int
 
 
-def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> tuple[Logits, float]:
+def logits_from_onnx(
+    model: Path | bytes,
+    frames_NHW: npt.NDArray[np.uint8],
+    *,
+    normalisation: Normalisation | None = None,
+    progress: Progress | None = None,
+) -> tuple[Logits, float]:
     """Logits (N, ΣC) frame by frame in ONNX Runtime on the CPU, and the median milliseconds of a frame.
 
+    Args:
+        model: ONNX file, or its bytes; one input as ``model_input`` has them.
+        frames_NHW: preprocessed frames.
+        normalisation: how frames become the input of a graph that takes float32.
+        progress: called after each frame with the number done so far.
+
     Raises:
+        ConfigError: ``normalisation`` does not fit the graph.
         GraphError: onnxruntime refuses the graph.
         DatasetError: no frame.
     """
@@ -124,12 +141,15 @@ def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> 
     except Exception as error:  # onnxruntime's exceptions share no public root
         raise GraphError(f"onnxruntime does not open the graph: {error}") from error
     outputs = [output.name for output in session.get_outputs()]
-    name, wanted = session.get_inputs()[0].name, "logits" if "logits" in outputs else outputs[0]
+    entry, wanted = input_from_session(session), "logits" if "logits" in outputs else outputs[0]
     parts, seconds = [], []
-    for frame in frames_NHW:
+    for number, frame in enumerate(frames_NHW):
+        feed = entry.feed(frame[None], normalisation)
         began = time.perf_counter()
-        parts.append(session.run([wanted], {name: frame[None]})[0].astype(np.float32))
+        parts.append(session.run([wanted], feed)[0].astype(np.float32))
         seconds.append(time.perf_counter() - began)
+        if progress:
+            progress(number + 1)
     return np.concatenate(parts), 1000 * float(np.median(seconds))
 
 
@@ -140,7 +160,7 @@ def _is_quantized_half(model: Path | bytes) -> bool:
 
 def scored(model: Path | bytes, held_out: HeldOut) -> Scored:
     """Run and score a graph; errors as of ``logits_from_onnx``."""
-    logits, latency_ms = logits_from_onnx(model, held_out.frames)
+    logits, latency_ms = logits_from_onnx(model, held_out.frames, normalisation=held_out.normalisation)
     return scored_from_logits(logits, held_out, latency_ms)
 
 
@@ -218,8 +238,13 @@ def divergence(reference_NC: Logits, candidate_NC: Logits, held_out: HeldOut) ->
 
 def logit_error(reference_NC: Logits, candidate_NC: Logits, taxonomy: Taxonomy) -> float:
     """Relative error of the logits; see ``Cost``. 0.03 is a signal-to-noise ratio of 30 dB."""
+    return error_of_logits(reference_NC, candidate_NC, taxonomy.slices())
+
+
+def error_of_logits(reference_NC: Logits, candidate_NC: Logits, levels: Sequence[slice]) -> float:
+    """``logit_error`` where only the columns of each level are known."""
     noise = power = 0.0
-    for columns in taxonomy.slices():
+    for columns in levels:
         a, b = (_centred(part[:, columns]) for part in (reference_NC, candidate_NC))
         noise, power = noise + float(((b - a) ** 2).sum()), power + float((a**2).sum())
     if not power:

@@ -8,8 +8,10 @@ import hashlib
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 RECOMMENDED_NUM_FRAMES = 500
 DEFAULT_NUM_FRAMES = 512
+MOST_NUM_FRAMES = 10_000
+"""Ranges hardly move after a few hundred; so many frames of 224 x 224 are half a gigabyte of disk."""
+
 _FARTHEST = 2.0  # one step of magnification between two ranges
+_MOST_OUTSIDE = 0.5  # share of frames at another magnification from which on ranges are theirs
 _MOST_ASKED = 64  # frames whose metadata tell what a network is for
 
 
@@ -42,7 +48,7 @@ class CalibrationFrames:
     """Frames ready for ``ranges_from_frames``.
 
     Attributes:
-        pixels: (N, H, W) uint8.
+        pixels: (N, H, W) uint8; where they lie in a file, read from it as they are looked at.
         origins: where each came from.
         pixel_sizes_um: micrometres per pixel of each file; None where it does not say.
     """
@@ -109,6 +115,7 @@ def load_frames(
     *,
     progress: Callable[[int], None] | None = None,
     what: str = "calibration",
+    folder: Path | None = None,
 ) -> CalibrationFrames:
     """Read and preprocess; 512 frames of 224 x 224 take 26 MB.
 
@@ -118,23 +125,62 @@ def load_frames(
         spec: the checkpoint's or bundle's.
         progress: called after each frame with the number read so far.
         what: kind of frames, for sentences.
+        folder: keep the pixels in a file there, not in memory; it has to stay as long as they are used.
 
     Raises:
         FrameError: a file cannot be read, or has changed since the data set was opened.
         DatasetError: see ``check_pixels``.
+        ConfigError: there is no room in ``folder``.
     """
-    pixels_NHW = np.empty((len(frames), spec.size, spec.size), np.uint8)
     origins, sizes = list[FrameOrigin](), list[float | None]()
-    for number, labelled in enumerate(frames):
-        frame = read_frame(labelled.path)
-        pixels_NHW[number] = preprocess(frame.picture, spec)
-        origins.append(FrameOrigin(name=dataset.relative(labelled), sha256=frame.sha256))
-        sizes.append(frame.acquisition.pixel_size_um)
-        if progress:
-            progress(number + 1)
+
+    def read() -> Iterator[npt.NDArray[np.uint8]]:
+        for number, labelled in enumerate(frames):
+            frame = read_frame(labelled.path)
+            if frame.sha256 != labelled.sha256:
+                raise FrameError(
+                    f"{labelled.path} has changed since the data set was opened; start again once nobody writes it"
+                )
+            yield preprocess(frame.picture, spec)
+            origins.append(FrameOrigin(name=dataset.relative(labelled), sha256=frame.sha256))
+            sizes.append(frame.acquisition.pixel_size_um)
+            if progress:
+                progress(number + 1)
+
+    pixels_NHW = _stored(read(), (len(frames), spec.size, spec.size), folder, what)
     check_pixels(pixels_NHW, what)
     _warn_of_repeats(pixels_NHW, what)
     return CalibrationFrames(pixels=pixels_NHW, origins=tuple(origins), pixel_sizes_um=tuple(sizes))
+
+
+def _stored(
+    pictures: Iterator[npt.NDArray[np.uint8]], shape: tuple[int, int, int], folder: Path | None, what: str
+) -> npt.NDArray[np.uint8]:
+    if folder is None or not shape[0]:
+        pixels_NHW = np.empty(shape, np.uint8)
+        for number, picture in enumerate(pictures):
+            pixels_NHW[number] = picture
+        return pixels_NHW
+    path = folder / f"{what}-frames.npy"
+    # Written, then mapped: writing into a mapped file on a full disk would end the program with a signal.
+    with _room_for(path, math.prod(shape)), path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for picture in pictures:
+            file.write(picture.tobytes())
+    # "c": changes stay in memory. Nobody makes any, but torch warns of arrays that it may not write to.
+    mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="c", allow_pickle=False)
+    return mapped
+
+
+@contextmanager
+def _room_for(path: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}; the frames take {num_bytes / 1e6:.0f} MB there"
+        ) from error
 
 
 def check_pixels(pixels_NHW: npt.NDArray[np.uint8], what: str = "calibration") -> None:
@@ -188,8 +234,8 @@ def check_magnification(
         whose: whose sizes ``expected_um`` are, with a verb, for sentences.
 
     Raises:
-        DatasetError: both are known, and every calibration frame lies further than a factor of two outside. Where some
-            do, a warning says how many.
+        DatasetError: both are known, and more than half of the calibration frames that tell their size lie further than
+            a factor of two outside. Where some do, a warning says how many.
     """
     found, expected = ([size for size in sizes if size] for sizes in (calibration_um, expected_um))
     if not found or not expected:
@@ -200,11 +246,11 @@ def check_magnification(
         f"have {min(found):.4g} to {max(found):.4g} µm per pixel, but {whose} {min(expected):.4g} to"
         f" {max(expected):.4g}; ranges measured at another magnification do not fit"
     )
-    if num_outside == len(found):
-        raise DatasetError(f"the {num_outside} calibration frames {what}. Calibrate with frames like those it is for")
+    told = f"{num_outside} of {len(found)} calibration frames are more than a factor of two away: they {what}"
+    if num_outside > _MOST_OUTSIDE * len(found):
+        raise DatasetError(f"{told}. Calibrate with frames like those it is for")
     if num_outside:
-        logger.warning("%d of %d calibration frames are more than a factor of two away: they %s",
-            num_outside, len(found), what)  # fmt: skip
+        logger.warning("%s", told)
 
 
 def pixel_sizes_of(frames: Sequence[LabelledFrame]) -> list[float | None]:

@@ -4,14 +4,14 @@ Also the door: graphs that calibration cannot handle are refused here, with the 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from hffnet.runtime.errors import GraphError
+from hffnet.runtime.errors import ConfigError, GraphError
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 _QUANTIZED_OPS = frozenset({
@@ -36,6 +36,8 @@ _SIGN_KEEPING_OPS = frozenset({
     "Squeeze",
     "Unsqueeze",
 })  # fmt: skip
+_LEAST_AXES = {"Conv": 3, "ConvTranspose": 3, "Gemm": 2}
+_MOST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for the structure
 _MIN_OPSET = 13  # per-axis QuantizeLinear
 _MIN_OPSET_FLOAT16 = 19  # float16 scales
 _MAX_OPSET = 20  # TensorRT 10.3 (JetPack 6) reads no later one
@@ -115,6 +117,51 @@ def model_from_path(path: Path) -> ModelProto:
     Raises:
         GraphError: not an ONNX file, or one that ``check_float_graph`` refuses.
     """
+    model = _parsed(path)
+    check_float_graph(model, str(path))
+    if external := _external(model):
+        raise GraphError(f"{path} keeps weights in other files, such as {external[0].name!r}; save it as one file")
+    return model
+
+
+def self_contained(path: Path, folder: Path) -> Path:
+    """The model's own file, or a copy in ``folder`` that holds the weights which ``torch.onnx.export`` put beside it.
+
+    Raises:
+        GraphError: as ``model_from_path``; or the weights lie elsewhere than beside the model, are not there, or are
+            too large for one file.
+        ConfigError: the copy cannot be written.
+    """
+    model = _parsed(path)
+    check_float_graph(model, str(path))
+    if not (external := _external(model)):
+        return path
+    # Only plain files beside the model: a path in a file from outside may lead anywhere.
+    locations = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    for location in locations:
+        beside = path.parent / location
+        if location != Path(location).name or beside.is_symlink() or not beside.is_file():
+            raise GraphError(
+                f"{path} keeps weights in {location!r}; expected a file beside it: copy it there, or export the model"
+                " as one file (external_data=False)"
+            )
+    if (size := sum((path.parent / location).stat().st_size for location in locations)) > _MOST_BYTES:
+        raise GraphError(f"the weights beside {path} have {size / 1e9:.1f} GB; an ONNX file holds at most 2 GB")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+        content = model.SerializeToString()
+    except Exception as error:  # onnx raises whatever its file checks, numpy or protobuf raise
+        raise GraphError(f"the weights beside {path} cannot be used: {error}; export the model again") from error
+    whole = folder / path.name
+    try:
+        whole.write_bytes(content)
+    except OSError as error:
+        needed = f"{len(content) / 1e6:.0f} MB"
+        raise ConfigError(f"{whole} cannot be written: {error.strerror}; {needed} are needed there") from error
+    return whole
+
+
+def _parsed(path: Path) -> ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
@@ -123,25 +170,11 @@ def model_from_path(path: Path) -> ModelProto:
         raise GraphError(f"{path} is not an ONNX model ({error}); export it again") from error
     if not model.graph.node:
         raise GraphError(f"{path} holds no graph; expected an ONNX model, export it again")
-    check_float_graph(model, str(path))
     return model
 
 
-def frame_size(model: ModelProto) -> int:
-    """Side of the square input in pixels.
-
-    Raises:
-        GraphError: the graph has not one input, uint8 (N, size, size).
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [entry for entry in model.graph.input if entry.name not in constants]
-    if len(inputs) == 1:
-        tensor = inputs[0].type.tensor_type
-        sides = [axis.dim_value for axis in tensor.shape.dim[1:]]
-        if tensor.elem_type == TensorProto.UINT8 and len(sides) == 2 and sides[0] == sides[1] > 0:
-            return int(sides[0])
-    found = ", ".join(f"{entry.name!r}" for entry in inputs)
-    raise GraphError(f"the graph's inputs are {found}; expected one, 'frames', of uint8 with the shape (N, size, size)")
+def _external(model: ModelProto) -> list[TensorProto]:
+    return [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
 
 
 def check_float_graph(model: ModelProto, name: str = "the graph") -> None:
@@ -149,7 +182,7 @@ def check_float_graph(model: ModelProto, name: str = "the graph") -> None:
 
     Raises:
         GraphError: naming the first nodes that are already quantized or of a foreign domain, an opset outside
-            13..20 (19..20 with float16 weights), weights in other files, or functions of its own.
+            13..20 (19..20 with float16 weights), malformed, or functions of its own.
     """
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 0)
     needed = _MIN_OPSET_FLOAT16 if _has_float16(model.graph) else _MIN_OPSET
@@ -162,9 +195,33 @@ def check_float_graph(model: ModelProto, name: str = "the graph") -> None:
         raise GraphError(f"{name} has nodes outside the standard ONNX domain: {_named(found)}; export it without them")
     if model.functions:
         raise GraphError(f"{name} has {len(model.functions)} functions of its own; inline them (onnx.inliner) first")
-    external = [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    if external:
-        raise GraphError(f"{name} keeps weights in other files, such as {external[0]!r}; save it as one file")
+    weights = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            weights.update((node.output[0], len(a.t.dims)) for a in node.attribute if a.name == "value")
+        if fault := _fault(node, opset, weights):
+            label = node.name or next((output for output in node.output if output), "without a name")
+            raise GraphError(f"{name} is malformed at {label!r} ({node.op_type}): {fault}; export it again")
+
+
+def _fault(node: NodeProto, opset: int, weights: Mapping[str, int]) -> str | None:
+    """What is wrong with the number of inputs and outputs, or the weight's axes; None where nothing is."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return f"opset {opset} has no such operator"
+    for what, found, least, most in (
+        ("inputs", len(node.input), schema.min_input, schema.max_input),
+        ("outputs", len(node.output), max(1, schema.min_output), schema.max_output),
+    ):
+        if not least <= found <= most:
+            return f"it has {found} {what}, expected {least if found < least else f'at most {most}'}"
+    if not node.output[0]:
+        return "its first output has no name"
+    axes = weights.get(node.input[1]) if node.op_type in _LEAST_AXES else None
+    if axes is not None and axes < _LEAST_AXES[node.op_type]:
+        return f"its weight {node.input[1]!r} has {axes} axes, expected {_LEAST_AXES[node.op_type]}"
+    return None
 
 
 def _has_float16(graph: GraphProto) -> bool:

@@ -17,7 +17,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from hffnet.calibration.graph import GraphIndex, model_from_path
 from hffnet.calibration.observers import MinMax
-from hffnet.calibration.statistics import Progress, ranges_from_frames
+from hffnet.calibration.progress import Progress
+from hffnet.calibration.statistics import ranges_from_frames
 from hffnet.runtime.errors import GateError, GraphError
 
 LARGEST = 65504.0

@@ -5,11 +5,13 @@ graphs, and every placement that the gate tries.
 """
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ from onnx import ModelProto, numpy_helper
 from hffnet.calibration.bias import Array, WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
+from hffnet.calibration.model_input import Normalisation, input_from_onnx
 from hffnet.calibration.observers import (
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
@@ -29,6 +32,7 @@ from hffnet.calibration.observers import (
     observer_from_name,
 )
 from hffnet.calibration.placement import Mode, Placement, WeightedPoint, placement_from_onnx, reads_picture
+from hffnet.calibration.progress import Watch, unwatched
 from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
 from hffnet.calibration.report import CalibrationReport, Method, Seen, SmoothedNorm, tool_versions
 from hffnet.calibration.smoothing import (
@@ -39,7 +43,7 @@ from hffnet.calibration.smoothing import (
     smoothed_from_onnx,
     smoothing_from_moments,
 )
-from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
+from hffnet.calibration.statistics import Resume, ranges_from_frames
 from hffnet.calibration.weights import WeightScales, clipped_scales_from_weight
 
 logger = logging.getLogger(__name__)
@@ -60,6 +64,7 @@ class CalibrationOptions:
         weight_clipping: choose weights' scales by squared error, see ``weights``.
         seed: with which the frames were chosen, for the report; None where they were given.
         batch: frames per run of the graph.
+        normalisation: how frames become the input of a graph that takes float32; None for one that takes uint8.
     """
 
     observer: ObserverName = "cubed-error"
@@ -72,6 +77,7 @@ class CalibrationOptions:
     weight_clipping: bool = False
     seed: int | None = None
     batch: int = 1
+    normalisation: Normalisation | None = None
 
 
 _DEFAULTS = CalibrationOptions()
@@ -213,6 +219,7 @@ class Calibration:
                 SmoothedNorm(tensor=name, alpha=found.alpha, gain=found.gain) for name, found in self.smoothing.items()
             ),
             seconds=round(self.seconds, 3),
+            normalisation=options.normalisation,
             tools=tool_versions(),
         )
 
@@ -224,7 +231,7 @@ def int8_from_onnx(
     options: CalibrationOptions = _DEFAULTS,
     origins: Sequence[FrameOrigin] | None = None,
     activations: ActivationType = "int8",
-    progress: Progress | None = None,
+    watch: Watch = unwatched,
     keep: Path | None = None,
 ) -> tuple[ModelProto, CalibrationReport]:
     """Calibrate a float graph and quantize it; arguments and errors as of ``calibration_from_frames``."""
@@ -234,7 +241,7 @@ def int8_from_onnx(
         options=options,
         origins=origins,
         activations=activations,
-        progress=progress,
+        watch=watch,
         keep=keep,
     )
     return calibration.quantized(), calibration.report()
@@ -248,8 +255,9 @@ def calibration_from_frames(
     origins: Sequence[FrameOrigin] | None = None,
     activations: ActivationType = "int8",
     placement: Placement | None = None,
-    progress: Progress | None = None,
+    watch: Watch = unwatched,
     keep: Path | None = None,
+    work: Path | None = None,
 ) -> Calibration:
     """Run the frames through the float graph and keep what they tell.
 
@@ -257,14 +265,15 @@ def calibration_from_frames(
     run: the peak is what onnxruntime needs for a model of that size.
 
     Args:
-        float_model: float32 ONNX file with one input, uint8 (N, H, W).
+        float_model: float32 ONNX file with one input as ``model_input`` has them.
         frames_NHW: preprocessed frames, (N, H, W) uint8.
         options: see ``CalibrationOptions``.
         origins: what to call the frames in the report; their pixels' hashes where None.
         activations: see ``qdq_from_onnx``.
         placement: another than the options' own.
-        progress: called with the number of frames done.
+        watch: told when a pass over frames begins and how far it is.
         keep: file for what was seen so far; an interrupted call with the same arguments goes on from it.
+        work: folder for a copy of the model while it runs; that of the model where None.
 
     Raises:
         ConfigError, DatasetError, GraphError: see the functions called here.
@@ -284,11 +293,12 @@ def calibration_from_frames(
         for name in placement.tensors
     }
     norms = norms if options.smoothing else ()
+    passes = _Passes(float_model, options, watch, work)
     if options.bias_correction:
         observers |= {p.activation: WithMean(observers[p.activation], every) for p in _once(placement.weighted)}
     # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
     watched: dict[str, Observer] = {name: MinMax() for name in pictures if name not in observers}
-    num_first, brief, moments = _seen_first(float_model, frames_NHW, placement, {**watched, **observers}, norms)
+    num_first, brief, moments = _seen_first(passes, frames_NHW, placement, {**watched, **observers}, norms)
     smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
     plain: dict[str, Observer] = {
         name: observer_from_name(options.observer, percentile=options.percentile, every=every) for name in smoothing
@@ -303,17 +313,9 @@ def calibration_from_frames(
             for_all[name].update(values)
     resume = None
     if keep:
-        resume = Resume(path=keep, identity=_identity(float_model, used, options, observers, smoothing))
-    ranges = ranges_from_frames(
-        float_model,
-        frames_NHW,
-        {**watched, **for_all},
-        batch=options.batch,
-        num_levels=levels,
-        seen=num_first,
-        progress=progress,
-        resume=resume,
-    )
+        resume = Resume(path=keep, identity=_identity(float_model, frames_NHW, used, options, observers, smoothing))
+    name = f"calibrating with {len(frames_NHW)} train frames"
+    ranges = passes.ranges(name, frames_NHW, {**watched, **for_all}, num_levels=levels, seen=num_first, resume=resume)
     ranges |= brief
     ranges = {name: ranges[name] for name in placement.tensors}
     scales = _clipped_scales(float_model, smoothing, placement) if options.weight_clipping else {}
@@ -338,15 +340,54 @@ def calibration_from_frames(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """What every pass over frames has in common."""
+
+    model: Path
+    options: CalibrationOptions
+    watch: Watch
+    work: Path | None
+
+    def ranges(
+        self,
+        name: str,
+        frames_NHW: npt.NDArray[np.uint8],
+        observers: Mapping[str, Observer],
+        *,
+        num_levels: Mapping[str, int] = MappingProxyType({}),
+        seen: int = 0,
+        resume: Resume | None = None,
+    ) -> dict[str, float]:
+        return ranges_from_frames(
+            self.model,
+            frames_NHW,
+            observers,
+            batch=self.options.batch,
+            num_levels=num_levels,
+            seen=seen,
+            progress=self.watch(name, len(frames_NHW)),
+            resume=resume,
+            normalisation=self.options.normalisation,
+            work=self.work,
+        )
+
+
 def _identity(
     path: Path,
+    frames_NHW: npt.NDArray[np.uint8],
     origins: Sequence[FrameOrigin],
     options: CalibrationOptions,
     observers: Mapping[str, Observer],
     smoothing: Mapping[str, Smoothing],
 ) -> str:
-    """Of everything that decides what the observers have seen, the order of the frames included."""
-    words = [_sha256(path), repr(options), *observers, *(origin.sha256 for origin in origins)]
+    """Of everything that decides what the observers have seen: program, graph, method, frames and pixels in order."""
+    pixels = hashlib.sha256(repr(frames_NHW.shape).encode())
+    for frame in frames_NHW:
+        pixels.update(frame.tobytes())
+    tools = json.dumps(tool_versions(), sort_keys=True)
+    hashes = [*(origin.sha256 for origin in origins), pixels.hexdigest()]
+    words = [tools, _sha256(path), repr(options), *observers, *hashes]
     factors = b"".join(name.encode() + smoothing[name].factors.tobytes() for name in sorted(smoothing))
     return hashlib.sha256("\0".join(words).encode() + factors).hexdigest()
 
@@ -361,6 +402,7 @@ def _planned(
 ) -> tuple[Placement, dict[str, int], tuple[str, ...], tuple[str, ...]]:
     """Only names leave this function, so the weights are freed before the frames run."""
     model = model_from_path(path)
+    input_from_onnx(model).check(options.normalisation)
     if placement is None:
         placement = placement_from_onnx(model, options.mode, include=options.include, exclude=options.exclude)
     if activations == "int8":
@@ -382,7 +424,7 @@ def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, 
 
 
 def _seen_first(
-    path: Path,
+    passes: _Passes,
     frames_NHW: npt.NDArray[np.uint8],
     placement: Placement,
     observers: Mapping[str, Observer],
@@ -399,7 +441,7 @@ def _seen_first(
     if not moments and not sums:
         return 0, {}, {}
     num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF), len(frames_NHW))
-    ranges = ranges_from_frames(path, frames_NHW[:num], {**observers, **moments})
+    ranges = passes.ranges(f"looking at {num} train frames first", frames_NHW[:num], {**observers, **moments})
     return num, {name: ranges[name] for name in sums}, moments
 
 

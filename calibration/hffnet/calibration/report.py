@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from hffnet.calibration.frames import FrameOrigin
 from hffnet.calibration.gate import GateReport
 from hffnet.calibration.half_gate import HalfReport
+from hffnet.calibration.measured import Measured
+from hffnet.calibration.model_input import Normalisation
 from hffnet.calibration.observers import ObserverName
 from hffnet.calibration.placement import Placement
 from hffnet.calibration.quantize import ActivationType
@@ -100,6 +102,9 @@ class CalibrationReport(FramesReport):
         num_corrected: products whose bias was corrected.
         smoothed: LayerNorms that gained by smoothing.
         seconds: wall clock of the passes over the frames.
+        int8_sha256: of the int8 ONNX file that was written beside this document; in a bundle the manifest tells it.
+        normalisation: how frames became the input of a float graph that takes float32.
+        measured: what int8 changed on held-out frames, by ``hffnet calibrate``; None where nothing was measured.
         gate: how the placement was decided, for CPU engines; None where nothing was measured.
         gate_tensorrt: the same for the TensorRT graph, whose placement may be smaller.
     """
@@ -115,6 +120,9 @@ class CalibrationReport(FramesReport):
     num_corrected: Annotated[int, Field(ge=0)] = 0
     smoothed: tuple[SmoothedNorm, ...] = ()
     seconds: Annotated[float, Field(ge=0)]
+    int8_sha256: Sha256 | None = None
+    normalisation: Normalisation | None = None
+    measured: Measured | None = None
     gate: GateReport | None = None
     gate_tensorrt: GateReport | None = None
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -27,15 +27,14 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from hffnet.calibration.model_input import ModelInput, Normalisation, input_from_session
 from hffnet.calibration.observers import NUM_LEVELS, Observer
+from hffnet.calibration.progress import Progress
 from hffnet.calibration.resume import restore_progress, save_progress
-from hffnet.runtime.errors import DatasetError, GraphError
+from hffnet.runtime.errors import ConfigError, DatasetError, GraphError
 
 Frame = npt.NDArray[np.uint8]
 _MOST_RUNS = 2  # side by side; each holds the activations of one batch
-
-Progress = Callable[[int], None]
-"""Called after each batch with the number of frames done so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +64,13 @@ def ranges_from_frames(
     seen: int = 0,
     progress: Progress | None = None,
     resume: Resume | None = None,
+    normalisation: Normalisation | None = None,
+    work: Path | None = None,
 ) -> dict[str, float]:
     """Activation range of each observed tensor.
 
     Args:
-        model: float ONNX file, or its bytes; one input of uint8 (N, H, W).
+        model: float ONNX file, or its bytes; one input as ``model_input`` has them.
         frames_HW: preprocessed frames, (H, W) uint8 each, all of one size; an (N, H, W) array will do.
         observers: by tensor name; they are updated, so they can be asked for more than the range afterwards.
         batch: frames per run of the graph; more than one costs memory and gains little on a CPU.
@@ -78,19 +79,27 @@ def ranges_from_frames(
         seen: so many of the frames, from the first on, the observers know already.
         progress: see ``Progress``.
         resume: keep what was seen in a file, and go on from it.
+        normalisation: how frames become the input of a graph that takes float32.
+        work: folder for a copy of the model while it runs; that of the model where None.
 
     Raises:
+        ConfigError: ``normalisation`` does not fit the graph, or the copy cannot be written.
         DatasetError: no frame.
-        GraphError: onnxruntime refuses the graph, a tensor is unknown, or its values are not finite.
+        GraphError: onnxruntime refuses the graph or fails in it, a tensor is unknown or not float32, or its values are
+            not finite.
     """
     done = (restore_progress(resume.path, resume.identity, observers) if resume else 0) or seen
     saved, when = done, time.monotonic()
     num_threads = num_threads or _usable_cores()
     rest = islice(iter(frames_HW), done, None)
     with (
-        _observed_session(model, list(observers), num_threads) as session,
+        _observed_session(model, list(observers), num_threads, work) as session,
         # Closed here, not when the garbage collector comes: its threads run in this session.
-        closing(_counted_batches(session, rest, observers, batch, num_threads, done)) as batches,
+        closing(
+            _counted_batches(
+                _Runner(session, list(observers), normalisation), rest, observers, batch, num_threads, done
+            )
+        ) as batches,
     ):
         for done in batches:
             if progress:
@@ -108,8 +117,25 @@ def ranges_from_frames(
         return dict(zip(observers, found, strict=True))
 
 
+class _Runner:
+    """Runs frames and returns the observed tensors."""
+
+    def __init__(self, session: ort.InferenceSession, names: list[str], normalisation: Normalisation | None) -> None:
+        self.input: ModelInput = input_from_session(session)
+        self.input.check(normalisation)
+        self._session, self._names, self._normalisation = session, names, normalisation
+
+    def __call__(self, frames: list[Frame]) -> list[npt.NDArray[np.float32]]:
+        feed = self.input.feed(np.stack(frames), self._normalisation)
+        try:
+            values: list[npt.NDArray[np.float32]] = self._session.run(self._names, feed)
+        except Exception as error:  # onnxruntime's exceptions share no public root
+            raise GraphError(f"onnxruntime fails in the float graph: {error}") from error
+        return values
+
+
 def _counted_batches(
-    session: ort.InferenceSession,
+    run: _Runner,
     frames_HW: Iterator[Frame],
     observers: Mapping[str, Observer],
     batch: int,
@@ -117,15 +143,14 @@ def _counted_batches(
     done: int,
 ) -> Generator[int]:
     """Number of frames that all observers have seen, after each batch; nothing is being counted when it is told."""
-    names, input_name = list(observers), session.get_inputs()[0].name
+    names, batch = list(observers), min(batch, run.input.batch or batch)
     running = deque[tuple[int, Future[list[npt.NDArray[np.float32]]]]]()
     counting = list[Future[None]]()
     num_counting = 0
 
     def run_ahead() -> None:
         while len(running) < min(_MOST_RUNS, num_threads) and (frames := list(islice(frames_HW, batch))):
-            stacked = np.stack(frames)
-            running.append((len(frames), runners.submit(session.run, names, {input_name: stacked})))
+            running.append((len(frames), runners.submit(run, frames)))
 
     with ThreadPoolExecutor(_MOST_RUNS, "run") as runners, ThreadPoolExecutor(num_threads, "observer") as counters:
         run_ahead()
@@ -156,36 +181,58 @@ def _usable_cores() -> int:
 
 
 @contextmanager
-def _observed_session(model: Path | bytes, names: list[str], num_threads: int) -> Iterator[ort.InferenceSession]:
+def _observed_session(
+    model: Path | bytes, names: list[str], num_threads: int, work: Path | None
+) -> Iterator[ort.InferenceSession]:
     options = ort.SessionOptions()
     # Each run computes in its caller's thread too, so the session's own are what those callers leave free.
     options.intra_op_num_threads = max(1, num_threads - _MOST_RUNS + 1)
     options.log_severity_level = 3
     # Threads that spin after a run would take the cores from the observers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with tempfile.TemporaryDirectory(prefix="hffnet-calibration-") as folder:
-        path = Path(folder) / "observed.onnx"
-        _write_observed(path, model, names)
+    with _observed(model, names, work) as observed:
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(observed, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public root
             raise GraphError(f"onnxruntime does not open the float graph with observed tensors: {error}") from error
-        _check_input(session)
+        _check_float32(session, names)
         yield session
 
 
-def _write_observed(path: Path, model: Path | bytes, names: list[str]) -> None:
-    if isinstance(model, bytes):
-        path.write_bytes(model)
-    else:
-        shutil.copyfile(model, path)
+@contextmanager
+def _observed(model: Path | bytes, names: list[str], work: Path | None) -> Iterator[str | bytes]:
+    """The model with ``names`` as further outputs: a file's as a file, so that no copy of it is in memory."""
     tail = onnx.ModelProto()
     tail.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    with path.open("ab") as file:
-        file.write(tail.SerializeToString())
+    if isinstance(model, bytes):
+        yield model + tail.SerializeToString()
+        return
+    folder = work or model.parent
+    with tempfile.TemporaryDirectory(prefix=".hffnet-observed-", dir=_checked(folder)) as own:
+        path = Path(own) / "observed.onnx"
+        try:
+            shutil.copyfile(model, path)
+            with path.open("ab") as file:
+                file.write(tail.SerializeToString())
+        except OSError as error:
+            needed = model.stat().st_size / 1e6 if model.exists() else 0
+            raise ConfigError(
+                f"{model} cannot be copied into {folder}: {error.strerror}; calibration needs {needed:.0f} MB there"
+            ) from error
+        yield str(path)
 
 
-def _check_input(session: ort.InferenceSession) -> None:
-    inputs = [(entry.name, entry.type, len(entry.shape)) for entry in session.get_inputs()]
-    if len(inputs) != 1 or inputs[0][1:] != ("tensor(uint8)", 3):
-        raise GraphError(f"the graph's inputs are {inputs}; expected one of uint8 with the axes (N, H, W)")
+def _checked(folder: Path) -> Path:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder} cannot be written to; calibration needs room for a copy of the model there")
+    return folder
+
+
+def _check_float32(session: ort.InferenceSession, names: list[str]) -> None:
+    kinds = {entry.name: entry.type for entry in session.get_outputs()}
+    if other := [name for name in names if kinds[name] != "tensor(float)"]:
+        kind = kinds[other[0]].removeprefix("tensor(").removesuffix(")")
+        raise GraphError(
+            f"tensor {other[0]!r} is {kind}, and {len(other) - 1} more of {len(names)} are not float32; ranges are"
+            " measured on float32: calibrate the float32 graph"
+        )

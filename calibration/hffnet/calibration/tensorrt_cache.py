@@ -51,7 +51,7 @@ def ranges_from_cache(text: str) -> dict[str, float]:
     Raises:
         GraphError: it is not of that format.
     """
-    header, *lines = text.splitlines()
+    header, *lines = text.splitlines() or [""]
     if not _HEADER.fullmatch(header):
         raise GraphError(f"{header[:60]!r} is not the header of a calibration cache; expected TRT-100300-...")
     found = {}

@@ -4,12 +4,9 @@ Nothing is written unless every step before it held: each form is proven equal t
 fp16 and int8 are kept only where, or as far as, their loss of HF1 on held-out frames is within the budget.
 """
 
-import fcntl
 import logging
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +33,7 @@ from hffnet.calibration.half_gate import HalfReport, half_within_budget
 from hffnet.calibration.html_report import Flip, html_from_calibration
 from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
+from hffnet.calibration.progress import Watch, watch_through
 from hffnet.calibration.report import CalibrationReport, FramesReport, MethodRow, tool_versions
 from hffnet.calibration.sensitivity import Quantizer
 from hffnet.export.bundle_writer import check_bundle_path, write_bundle
@@ -47,16 +45,15 @@ from hffnet.export.parity import FP16_TOLERANCE, logits_of_deploy_form, parity_o
 from hffnet.export.trust import TRUST, card_section, trust_from_logits, with_target
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
-from hffnet.runtime.durable import whole_file
+from hffnet.runtime.durable import whole_file, working_folder
 from hffnet.runtime.errors import HffnetError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
-from hffnet.runtime.preprocess import PreprocessSpec
 from hffnet.train.checkpoint import Checkpoint, checkpoint_sha256, model_from_checkpoint
 
 _NUM_PARITY_FRAMES = 8
 _NUM_VECTORS = 16
-_FOLDER, _LOCK = ".hffnet-export-", "lock"
+_FOLDER = ".hffnet-export-"
 _INT8_FLOOR = 0.05
 _FP32_TOLERANCE = 1e-3  # other machines' float32 arithmetic; measured differences are below 1e-5
 _log = logging.getLogger(__name__)
@@ -99,6 +96,7 @@ def bundle_from_checkpoint(
     *,
     held_out: Dataset | None = None,
     say: Say = lambda _: None,
+    watch: Watch | None = None,
 ) -> Bundle:
     """Export a checkpoint.
 
@@ -108,7 +106,8 @@ def bundle_from_checkpoint(
         data: labelled frames; train frames calibrate, held-out ones measure (see ``roles_from_checkpoint``).
         options: see ``ExportOptions``.
         held_out: frames to measure on instead.
-        say: progress, for people.
+        say: told of each step, for people.
+        watch: told of the steps that take frames one by one, and how far they are; ``say`` is told of them where None.
 
     Raises:
         ParityError: a form of the network differs from the one before.
@@ -119,18 +118,23 @@ def bundle_from_checkpoint(
     """
     check_bundle_path(out)
     roles = roles_from_checkpoint(data, checkpoint, held_out)
-    say("reading held-out frames")
+    watch = watch or watch_through(say, math.inf)
     if options.target_accuracy is not None:
         say("choosing the confidence to hold back at")
         checkpoint = with_target(checkpoint, data, roles.held_out, options.target_accuracy)
     spec = checkpoint.config.preprocess
-    measured = load_frames(roles.held_out.frames, roles.held_out, spec, what="held-out")
-    frames = _calibration_frames(roles, measured, options, spec, say) if options.int8 or options.fp16 else None
     # An export interrupted while calibrating goes on from this file; every other end removes it.
     keep = out.with_suffix(".calibration.part.npz")
     try:
-        with _working_folder(out.parent) as folder:
-            bundle = _Exporter(checkpoint, roles, measured, frames, options, folder, keep, say).write(out)
+        with working_folder(out.parent, _FOLDER) as folder:
+            progress = watch("reading held-out frames", len(roles.held_out.frames))
+            measured = load_frames(
+                roles.held_out.frames, roles.held_out, spec, what="held-out", progress=progress, folder=folder
+            )
+            frames = None
+            if options.int8 or options.fp16:
+                frames = _calibration_frames(roles, measured, checkpoint, options, folder, watch)
+            bundle = _Exporter(checkpoint, roles, measured, frames, options, folder, keep, say, watch).write(out)
     except HffnetError:
         keep.unlink(missing_ok=True)
         raise
@@ -139,34 +143,25 @@ def bundle_from_checkpoint(
 
 
 def _calibration_frames(
-    roles: Roles, measured: CalibrationFrames, options: ExportOptions, spec: PreprocessSpec, say: Say
+    roles: Roles,
+    measured: CalibrationFrames,
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    folder: Path,
+    watch: Watch,
 ) -> CalibrationFrames:
     """Read before anything is computed: frames that are of no use are told at once."""
     chosen = choose_frames(
         roles.calibration, options.num_frames, seed=options.calibration.seed or 0, imaging=imaging_from_file
     )
-    say(f"reading {len(chosen)} train frames")
-    frames = load_frames(chosen, roles.calibration, spec)
-    check_magnification(frames.pixel_sizes_um, measured.pixel_sizes_um)
+    progress = watch(f"reading {len(chosen)} train frames", len(chosen))
+    spec, trained_um = checkpoint.config.preprocess, checkpoint.config.pixel_size_um
+    frames = load_frames(chosen, roles.calibration, spec, progress=progress, folder=folder)
+    if trained_um is not None:
+        check_magnification(frames.pixel_sizes_um, trained_um, "the network was trained at")
+    else:
+        check_magnification(frames.pixel_sizes_um, measured.pixel_sizes_um)
     return frames
-
-
-@contextmanager
-def _working_folder(parent: Path) -> Iterator[Path]:
-    """A folder of this export's own; those that killed exports left are removed.
-
-    A lock tells the living from the dead: process numbers mean nothing in another container or on another host.
-    """
-    for left in parent.glob(f"{_FOLDER}*"):
-        with suppress(OSError), (left / _LOCK).open("r+b") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _log.info("removing %s, which an interrupted export left", left)
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_FOLDER, dir=parent) as name:
-        folder = Path(name)
-        with (folder / _LOCK).open("wb") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            yield folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +185,7 @@ class _Exporter:
         folder: Path,
         keep: Path,
         say: Say,
+        watch: Watch,
     ) -> None:
         self._checkpoint = checkpoint
         self._roles = roles
@@ -208,6 +204,7 @@ class _Exporter:
         self._folder = folder
         self._calibrated_so_far = keep
         self._say = say
+        self._watch = watch
         self._members: dict[str, bytes | Path] = {}
         self._graphs: list[Graph] = []
         self._metrics: dict[Precision, Metrics] = {}
@@ -272,8 +269,8 @@ class _Exporter:
         self._members[CALIBRATION] = document.model_copy(update={"fp16": self._half}).model_dump_json(indent=1).encode()
 
     def _fp16(self, form: DeployForm, fp32: Path, frames: CalibrationFrames, vectors: _Vectors) -> Path:
-        self._say("looking for tensors that float16 cannot hold")
-        peaks = peaks_from_frames(fp32, frames.pixels)
+        progress = self._watch("looking for tensors that float16 cannot hold", len(frames.pixels))
+        peaks = peaks_from_frames(fp32, frames.pixels, progress=progress)
         self._say("exporting the fp16 graph")
         path = self._folder / "fp16-tensorrt.onnx"
         onnx_from_deploy_form(form, path, precision="fp16")
@@ -287,13 +284,13 @@ class _Exporter:
         return path
 
     def _int8(self, fp32: Path, half: Path | None, frames: CalibrationFrames, vectors: _Vectors) -> CalibrationReport:
-        self._say(f"calibrating with {len(frames.pixels)} train frames")
         calibration = calibration_from_frames(
             fp32,
             frames.pixels,
             options=self._options.calibration,
             origins=frames.origins,
             activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT takes int8 only
+            watch=self._watch,
             keep=self._calibrated_so_far,
         )
         report = calibration.report()
@@ -398,7 +395,7 @@ class _Exporter:
 
     def _manifest(self, num_parameters: int) -> Manifest:
         config = self._checkpoint.config
-        sizes = self._pixel_sizes_um
+        sizes = self._checkpoint.config.pixel_size_um or self._pixel_sizes_um
         return Manifest(
             name=self._options.name or self._checkpoint.folder.resolve().name,
             taxonomy=self._checkpoint.taxonomy,

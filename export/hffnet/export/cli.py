@@ -51,7 +51,7 @@ def export(
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Rank groups and draw the curve also where int8 passes at once.")
     ] = False,
-    num_frames: Annotated[int, typer.Option("--num-frames", min=1, help="Calibration frames.")] = 512,
+    num_frames: Annotated[int, typer.Option("--num-frames", min=1, max=10_000, help="Calibration frames.")] = 512,
     observer: Annotated[
         Literal["minmax", "moving-average", "percentile", "entropy", "mse", "cubed-error"],
         typer.Option(help="How ranges are chosen."),
@@ -98,6 +98,7 @@ def export(
 
     from hffnet.calibration.gate import Budget
     from hffnet.calibration.int8 import CalibrationOptions
+    from hffnet.calibration.progress import ELSEWHERE_S, ON_TERMINAL_S, watch_through
     from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
     from hffnet.export.bundle_writer import check_bundle_path
     from hffnet.runtime.dataset import open_dataset
@@ -162,6 +163,7 @@ def export(
             options,
             held_out=None if held_out is None else open_dataset(held_out, opened.taxonomy),
             say=say,
+            watch=watch_through(say, ON_TERMINAL_S if console.is_terminal else ELSEWHERE_S),
         )
         engines = []
         if engine is not None and build_options is not None:

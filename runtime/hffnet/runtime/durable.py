@@ -1,10 +1,15 @@
 """Files and folders that are there whole or not at all: temporary name, fsync, rename."""
 
+import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_LOCK = "lock"
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -37,6 +42,26 @@ def whole_folder(path: Path, staging: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(path.parent)
+
+
+@contextmanager
+def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder in ``parent`` for the time of the block; those that killed programs left there are removed.
+
+    A lock tells the living from the dead: process numbers mean nothing in another container or on another host.
+    """
+    import fcntl  # only what works with files for minutes needs it, and none of that runs where there is none
+
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), (left / _LOCK).open("r+b") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _log.info("removing %s, which an interrupted command left", left)
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+        folder = Path(name)
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            yield folder
 
 
 def _sync(path: Path) -> None:

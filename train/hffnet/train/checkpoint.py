@@ -30,6 +30,7 @@ from hffnet.train.tensor_file import save_tensors
 MODEL, CONFIG, TAXONOMY, METRICS = "model.safetensors", "config.json", "taxonomy.json", "metrics.json"
 _LARGEST_JSON = 64 << 20
 
+Micrometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -59,7 +60,12 @@ class Seeds(_Strict):
 
 
 class CheckpointConfig(_Strict):
-    """``config.json``: the network, how it was made, and how its input and output are to be treated."""
+    """``config.json``: the network, how it was made, and how its input and output are to be treated.
+
+    Attributes:
+        pixel_size_um: smallest and largest micrometres per pixel of the train frames; None where no file tells, and in
+            checkpoints that were written before this was kept.
+    """
 
     format_version: Literal[1] = 1
     recipe: Recipe
@@ -69,6 +75,7 @@ class CheckpointConfig(_Strict):
     data_sha256: Sha256
     weights_sha256: Sha256 | None
     frames: tuple[SplitFrame, ...]
+    pixel_size_um: tuple[Micrometres, Micrometres] | None = None
     created_utc: str
     tools: dict[str, str]
 

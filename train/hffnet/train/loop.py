@@ -151,6 +151,7 @@ def _finish(training: Training, out: Path) -> None:
         data_sha256=dataset_sha256(plan.dataset),
         weights_sha256=None if plan.weights is None else weights_sha256(plan.weights),
         frames=_split_list(plan.dataset),
+        pixel_size_um=training.pixel_size_um,
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         tools={name: importlib.metadata.version(name) for name in ("torch", "numpy", "opencv-python-headless")},
     )

@@ -18,7 +18,7 @@ from hffnet.train.feed import FeatureFeed, Feed, PixelFeed, labels_of
 from hffnet.train.model import build_model
 from hffnet.train.network import Network, TrunkNetwork
 from hffnet.train.optimise import build_optimizer, frozen_modules, set_training
-from hffnet.train.pixels import open_pixels
+from hffnet.train.pixels import open_pixels, pixel_size_range
 from hffnet.train.plan import Plan, check_same, identity, weights_sha256
 from hffnet.train.progress import Silence, Watcher
 from hffnet.train.resnet import ResNetTrunk, load_trunk_weights
@@ -76,6 +76,7 @@ def prepare(
         feeds=feeds,
         frames=frames,
         labels=labels,
+        pixel_size_um=pixel_size_range(frames["train"], PreprocessSpec(size=plan.recipe.model.img_size), cache),
         fixed=fixed,
         position=position,
         watcher=watcher if world.leads else Silence(),

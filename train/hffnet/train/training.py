@@ -42,7 +42,11 @@ STATE, BEST = "state.safetensors", "best.safetensors"
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """A training on its way: what does not change, and where it is; no ``curves`` where another process leads."""
+    """A training on its way: what does not change, and where it is; no ``curves`` where another process leads.
+
+    Attributes:
+        pixel_size_um: smallest and largest micrometres per pixel of the train frames, as far as their files tell.
+    """
 
     plan: Plan
     work: Path
@@ -52,6 +56,7 @@ class Training:
     feeds: dict[Split, Feed]
     frames: dict[Split, tuple[LabelledFrame, ...]]
     labels: dict[Split, Tensor]
+    pixel_size_um: tuple[float, float] | None
     fixed: frozenset[str]
     position: Position
     watcher: Watcher
