@@ -140,7 +140,7 @@ def test_where_the_drop_is_only_met_with_too_little_left_all_is_refused_with_wha
 
 
 def test_too_small_a_share_from_the_start_is_told_without_ranking(gated: Callable[[Split, Budget], Passed]) -> None:
-    with pytest.raises(RefusedError, match=r"only 99% of the work is in int8 .* at least 100%") as refused:
+    with pytest.raises(RefusedError, match=r"only 99\.3% of the work is in int8 .* at least 100\.0%") as refused:
         gated(Split(8, 0), Budget(min_quantized_share=1.0))
     assert len(refused.value.report.curve) == 1
     assert refused.value.report.sensitivity == ()

@@ -142,5 +142,5 @@ def test_too_little_float16_exits_with_1(
                "--max-drop", "100", "--min-half-share", "1", "-o", str(tmp_path / "model.hffnet")]  # fmt: skip
     assert code_of(command) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "of the work is in float16 before anything is restored to float; at least 100% is asked for" in said
+    assert "of the work is in float16 before anything is restored to float; at least 100.0% is asked for" in said
     assert not (tmp_path / "model.hffnet").exists()

@@ -133,7 +133,7 @@ def test_the_gate_writes_nothing_when_it_cannot_be_met(
     options = ("--int8", "--calibration-data", folder / "data", "--min-quantized-share", 1)
     done = ran(capsys, "export", folder / "checkpoint", *options, "-o", tmp_path / "bad.hffnet")
     assert done.code == 1, done.err
-    assert "at least 100% quantized, so no int8 graph was written" in done.err
+    assert "at least 100.0% is asked for, so no int8 graph was written" in done.err
     assert not list(tmp_path.iterdir())
 
 

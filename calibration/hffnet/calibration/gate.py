@@ -317,7 +317,7 @@ class _Search:
         if not self.ranked:
             return (
                 f"only {_percent(whole)} of the work is in {_ARITHMETIC[precision]} before anything is restored to"
-                f" float; at least {least:.0%} is asked for, so no {precision} graph was written. Lower"
+                f" float; at least {least:.1%} is asked for, so no {precision} graph was written. Lower"
                 f" {_SHARE_OPTION[precision]}, or place more"
             )
         worst = ", ".join(cost.name for _, cost in self.ranked[:3])
@@ -325,7 +325,7 @@ class _Search:
             f"{precision} costs {self._loss(whole.cost)} on {len(self.held_out.frames)} held-out frames, and still"
             f" {self._loss(best.cost)} with {best.num_restored} of {len(self.ranked)} groups restored to float"
             f" ({_percent(best)} of the work in {_ARITHMETIC[precision]}); at most {self.budget.max_drop} may be lost"
-            f" with at least {least:.0%} of the work, so no {precision} graph was written."
+            f" with at least {least:.1%} of the work, so no {precision} graph was written."
             f" The worst groups are {worst}: {_ADVICE[precision]}"
         )
 
@@ -400,4 +400,4 @@ class _Search:
 
 
 def _percent(point: ParetoPoint) -> str:
-    return "an unknown share" if point.quantized_share is None else f"{point.quantized_share:.0%}"
+    return "an unknown share" if point.quantized_share is None else f"{point.quantized_share:.1%}"
