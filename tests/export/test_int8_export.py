@@ -46,6 +46,9 @@ def test_an_interrupted_export_goes_on_after_the_frames_it_has_seen(
         )
     assert report.gate is not None
     assert report.gate_tensorrt is not None
+    assert report.ranges_tensorrt
+    assert [row.method for row in report.methods][:2] == ["all", "no bias correction"]
+    assert report.seen.keys() == report.ranges.keys()
     quantizers = [sum(node.op_type == "QuantizeLinear" for node in one.graph.node) for one in (cpu, tensorrt)]
     assert quantizers[0] - quantizers[1] == len(report.placement.cpu_sums) > 0
 
