@@ -153,7 +153,13 @@ class LiveView:
         from hffnet.runtime.dashboard.uploads import UploadDecoder
 
         self._source = source
-        self._tell("model", _model_fields(classifier, store, source, self._source_name))
+        self._tell(
+            "model",
+            {
+                **_model_fields(classifier, store, source, self._source_name),
+                "reading": reading.model_dump_json(),
+            },
+        )
         self._tell("phase", {"readiness": "running", "reason": None, "source": self._source_name})
         decode = UploadDecoder(reading, lambda: self._classifier is None)
         with self._classifying:
@@ -339,7 +345,7 @@ class LiveView:
                 self._changed.notify_all()
 
     def _classified(self, message: Message) -> Message:
-        from hffnet.runtime.errors import EngineError
+        from hffnet.runtime.errors import EngineError, ReaderError
 
         number = message.int_of("id")
         stopping = _refused(number, 503, "the run is stopping and classifies nothing more")
@@ -351,6 +357,8 @@ class LiveView:
                 return stopping if self._classifier is None else _answer_of(number, frame, self._classifier)
         except EngineError as error:
             return _refused(number, 500, str(error))
+        except ReaderError as error:
+            return _refused(number, 503, str(error))
         except HffnetError as error:
             return _refused(number, 422, str(error))
         except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the view
