@@ -2,8 +2,8 @@
 
 ``python -m tests.bench.many_files --files 1000000`` makes that many names (hard links: no disk is filled, a million
 takes minutes) and a records file that says all of them are done, then restarts on it. ``--folders 1000`` spreads them
-over as many sub-folders; with ``--undone`` nothing is recorded, and all of them are offered to a reader that does nothing
-with them: what is left is the cost of looking. Printed as markdown, with the machine and the date.
+over as many sub-folders; with ``--undone`` nothing is recorded, and all of them are offered to a reader that does
+nothing with them: what is left is the cost of looking. Printed as markdown, with the machine and the date.
 """
 
 import argparse
