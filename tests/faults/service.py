@@ -26,13 +26,15 @@ def write_frames(folder: Path, num: int, first: int = 0) -> list[str]:
     return names
 
 
-def started(bundle: Path, folder: Path, out: Path, *more: str, sinks: str = "") -> "subprocess.Popen[str]":
+def started(
+    bundle: Path, folder: Path, out: Path, *more: str, sinks: str = "", patience_s: float = 0.3
+) -> "subprocess.Popen[str]":
     """``hffnet run`` with results on stdout and its log in ``out/log``; ``sinks`` is more TOML."""
     out.mkdir(exist_ok=True)
     settings = out / "service.toml"
     settings.write_text(
         f"""bundle = "{bundle}"
-source = "dir:{folder}?poll_s=0.01&settle_s=0.001&patience_s=0.3"
+source = "dir:{folder}?poll_s=0.01&settle_s=0.001&patience_s={patience_s}"
 engine = {{ name = "onnxruntime", threads = 1 }}
 records = {{ file = "records.sqlite" }}
 [sinks]

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 from typer.testing import CliRunner
 
-from hffnet.runtime.errors import RecordError
+from hffnet.runtime.errors import ConfigError, RecordError
 from hffnet.runtime.events import ClockWatch, draft_from_event
 from hffnet.runtime.overrides import draft_from_override
 from hffnet.runtime.record import row_hash
@@ -18,6 +18,7 @@ from hffnet.runtime.recorder import Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_archive import Retention, archive_through, tidy, verify_archive
 from hffnet.runtime.records_command import records as records_app
+from hffnet.runtime.run_settings import settings_from_toml
 from hffnet.runtime.sinks.delivery import Delivery
 from hffnet.runtime.sinks.jsonl_sink import JsonlSink
 from tests.runtime.drafts import draft
@@ -151,6 +152,76 @@ def test_an_archive_that_cannot_be_written_removes_nothing(store: RecordStore, t
     with pytest.raises(RecordError):
         archive_through(filled(store, 2), tmp_path / "old", 2)
     assert [record.seq for record in store.iterate()] == [1, 2]
+
+
+def test_an_archive_of_other_records_is_never_replaced(store: RecordStore, tmp_path: Path) -> None:
+    """A records file that was moved away leaves its archives, and the new one begins with number 1 as well."""
+    path = archive_through(filled(store, 2), tmp_path / "old", 2)
+    before = path.read_bytes()
+    with RecordStore.open(tmp_path / "new.sqlite") as new:
+        new.append(draft(7))
+        new.append(draft(8))
+        with pytest.raises(RecordError, match="an archive of other records"):
+            archive_through(new, tmp_path / "old", 2)
+        assert [record.seq for record in new.iterate()] == [1, 2]
+        assert path.read_bytes() == before
+        path.write_bytes(before[:100])
+        with pytest.raises(RecordError, match="an archive of other records"):
+            archive_through(new, tmp_path / "old", 2)
+
+
+def test_an_archive_of_a_run_that_ended_before_it_removed_the_rows_is_taken(
+    store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    filled(store, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordStore, "drop_archived", killed)
+        with pytest.raises(KeyboardInterrupt):
+            archive_through(store, tmp_path / "old", 2)
+    assert store.last_seq() == 3
+    archive_through(store, tmp_path / "old", 2)
+    assert store.archived().last_seq == 2
+
+
+def test_a_folder_for_archives_that_cannot_be_made_is_told(store: RecordStore, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("a file")
+    with pytest.raises(RecordError, match="name another folder for archives"):
+        archive_through(filled(store, 2), tmp_path / "old", 2)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(RecordStore.used_bytes, id="size"),
+        pytest.param(lambda store: store.last_seq_before("2026"), id="age"),
+        pytest.param(RecordStore.cursors, id="cursors"),
+        pytest.param(RecordStore.archived, id="archived"),
+        pytest.param(RecordStore.last_seq, id="last"),
+        pytest.param(lambda store: store.overrides(1), id="decisions"),
+        pytest.param(lambda store: store.forget_cursor("a"), id="forgetting"),
+        pytest.param(lambda store: store.is_done(Path("/a"), 1, 1, bundle_sha256="", settings_sha256=""), id="done"),
+    ],
+)
+def test_records_that_cannot_be_read_are_told_in_a_sentence(
+    store: RecordStore, ask: Callable[[RecordStore], object]
+) -> None:
+    store._reader.close()
+    with pytest.raises(RecordError, match=r"records\.sqlite"):
+        ask(store)
+
+
+@pytest.mark.parametrize("days", ["1e9", "-1", "nan"])
+def test_days_that_no_calendar_holds_are_refused(store: RecordStore, tmp_path: Path, days: str) -> None:
+    settings = tmp_path / "run.toml"
+    settings.write_text(f'bundle = "b"\nsource = "s"\nrecords = {{ archive = "old", keep_days = {days} }}\n')
+    with pytest.raises(ConfigError, match="keep_days"):
+        settings_from_toml(settings)
+    arguments = ["archive", str(store.path), str(tmp_path / "old"), "--keep-days", days]
+    done = CliRunner().invoke(records_app, arguments)
+    assert done.exit_code == 2, done.exception
 
 
 def test_retention_moves_the_old_and_never_what_a_sink_still_waits_for(store: RecordStore, tmp_path: Path) -> None:

@@ -73,7 +73,13 @@ def test_a_folder_is_followed_once_and_anew_when_another_takes_its_place(
     (folder / "sub").mkdir()
     found, stop = Queue[str](), Event()
     source = open_source(f"dir:{folder}?recursive=1&poll_s=0.01&settle_s=0.02")
-    thread = Thread(target=lambda: [found.put(item.name) for item in source.items(stop) if isinstance(item, Item)])
+
+    def take() -> None:
+        for item in source.items(stop):
+            assert isinstance(item, Item)
+            found.put(item.name)
+
+    thread = Thread(target=take)
     thread.start()
     try:
         for name in ("a.tif", "sub/b.tif", "c.tif"):

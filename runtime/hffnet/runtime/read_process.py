@@ -31,6 +31,7 @@ LENGTH = struct.Struct("<I")
 
 _PR_SET_PDEATHSIG = 1  # prctl.h
 _MB = 2**20
+_CV2_NO_MEMORY = -4  # cv2.Error.StsNoMem, which OpenCV raises as cv2.error; not imported for this number
 
 ReadFile = Callable[..., Frame]
 
@@ -97,7 +98,7 @@ def _answer(request: Mapping[str, Any], memory: int, memory_mb: int, read_file: 
         frame = read_file(path, limits=limits, bar=bar, follow_links=False, sha256=request["sha256"])
         _put(memory, frame)
     except (FrameError, MemoryError) as error:
-        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        if _is_no_memory(error) or _is_no_memory(error.__cause__):
             return {"refused": f"{path}: decoding it takes more than {memory_mb} MB of memory, which is the limit. "}
         return {"refused": str(error)}
     except Exception as error:  # noqa: BLE001 - told to the one who asked; this process goes on
@@ -110,6 +111,10 @@ def _answer(request: Mapping[str, Any], memory: int, memory_mb: int, read_file: 
         "name": frame.name,
         "sha256": frame.sha256,
     }
+
+
+def _is_no_memory(error: BaseException | None) -> bool:
+    return isinstance(error, MemoryError) or getattr(error, "code", None) == _CV2_NO_MEMORY
 
 
 def _put(memory: int, frame: Frame) -> None:

@@ -98,7 +98,7 @@ class FolderListing:
         self._is_called = False
         self._mtime_ns = -1
         self._changed_at = self._looked_at = -np.inf
-        self._cost_s = 0.0
+        self._cost_s, self._busy_until = 0.0, -np.inf
         self._next_again = 0
 
     @property
@@ -113,7 +113,7 @@ class FolderListing:
 
     def is_busy(self, now: float) -> bool:
         """Whether something changed lately."""
-        return now - self._changed_at < _BUSY_S
+        return now < self._busy_until
 
     def offer(self, name: str) -> None:
         """Somebody follows this file now: looks need not."""
@@ -151,6 +151,7 @@ class FolderListing:
         """Whether a look is worth its cost; raises OSError where the folder is gone."""
         status = self.path.stat()
         if status.st_mtime_ns != self._mtime_ns:
+            self._busy_until = now + (_RACY_S if self.identity is None else _BUSY_S)
             self._mtime_ns, self._changed_at = status.st_mtime_ns, now
         self.identity = (status.st_dev, status.st_ino)
         if self._is_called or now - self._looked_at >= PAUSE * self._cost_s:
