@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -208,13 +208,15 @@ class Scripted(Classifier):
         super().__init__(inner.bundle, inner._engine)
         self.left, self.happening = number, happening
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, pulse: Callable[[], None] | None = None
+    ) -> Prediction:
         self.left -= 1
         if self.left == 0:
             if isinstance(self.happening, Exception):
                 raise self.happening
             self.happening()  # type: ignore[operator]
-        return super().classify_frame(frame, timings)
+        return super().classify_frame(frame, timings, pulse=pulse)
 
 
 def test_a_defect_on_one_frame_does_not_end_the_run(folder: Path, classifier: Classifier, store: RecordStore) -> None:

@@ -57,8 +57,12 @@ CREATE TABLE archives (
 _ARCHIVED_INPUTS = "CREATE TABLE archived_inputs (key BLOB PRIMARY KEY) WITHOUT ROWID"
 _OVERRIDES = "CREATE INDEX overrides_of ON records (refers_to) WHERE refers_to IS NOT NULL"
 
+# How often the service ended while the engine had a frame (``in_hand``); a row per frame that ever ended it.
+_ENDS = "CREATE TABLE ends (key BLOB PRIMARY KEY, num INTEGER NOT NULL) WITHOUT ROWID"
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (_RECORDS, _ONCE, _CURSORS),
     (_DETAILS, _ARCHIVES, _ARCHIVED_INPUTS, _OVERRIDES),
+    (_ENDS,),
 )
 """Statements that take a file from schema version n to n + 1; ``PRAGMA user_version`` counts them."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Event
 from time import monotonic, time
 
-from hffnet.runtime.errors import ConfigError, SourceError
+from hffnet.runtime.errors import ConfigError, SourceAwayError
 from hffnet.runtime.metadata import sidecars_of
 from hffnet.runtime.sources import FileStamp, FolderOptions, IsDone, Item
 from hffnet.runtime.sources.folder_events import FolderEvents, Happened
@@ -63,7 +63,9 @@ class WatchFolder:
         wall_clock: Callable[[], float] = time,
     ) -> None:
         if not folder.is_dir():
-            raise SourceError(f"{folder} is not a folder that can be watched; create it or correct the path")
+            raise SourceAwayError(
+                f"{folder} is not a folder that can be watched; create or mount it, or correct the path"
+            )
         self._root = folder.absolute()
         self._options = options
         self._idle_exit_s = idle_exit_s
