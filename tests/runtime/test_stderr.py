@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from hffnet.runtime import cli
+from hffnet.runtime.errors import HffnetError
 from hffnet.runtime.live_line import LiveLine
 from hffnet.runtime.record import Record
 from hffnet.runtime.recorder import Recorder
@@ -146,7 +147,7 @@ def test_errors_of_several_lines_stay_readable(
 
     @app.command()
     def command() -> None:
-        raise cli.HffnetError("two things:\n  one\x1b[0m\n  two")
+        raise HffnetError("two things:\n  one\x1b[0m\n  two")
 
     monkeypatch.setattr(cli, "build_app", lambda: app)
     with pytest.raises(SystemExit) as caught:
