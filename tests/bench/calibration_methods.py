@@ -105,6 +105,9 @@ def _rows(path: Path, frames: np.ndarray) -> Iterator[Row]:
     for name, range_of in _RANGES.items():
         yield name, replace(found, ranges=_ranges(found, index, range_of)).quantized(default)
     yield "no bias correction", replace(found, shifts={}).quantized(default)
+    yield "weights clipped by squared error", found.with_weights(clipping=True).quantized(default)
+    clipped = replace(found.with_weights(clipping=True), shifts={})
+    yield "weights clipped by squared error, no bias correction", clipped.quantized(default)
     yield "the picture's convolution too", found.quantized()
     yield "sums: no input", found.quantized(replace(default, residuals=(), cpu_sums=()))
     yield "sums: identities only", found.quantized(replace(default, cpu_sums=()))

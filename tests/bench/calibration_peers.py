@@ -16,14 +16,18 @@ times: seconds are compared with forward passes over a calibrator's own frames, 
 Every step leaves its result in DIR/MODEL and is not done again (``--again NAME`` does it again), so a run can be
 stopped and gone on with. Each calibrator runs in a process of its own, in a virtual environment under DIR that this
 script makes once (packages from the index that pip is configured for); one that cannot be installed or fails is named
-with the reason. Before each calibration the same frames are passed through the bare float graph in ONNX Runtime, which
-its seconds are compared with. The part that runs in the foreign environments is this same file; so nothing of hffnet
-is imported at its top.
+with the reason. Before and after each calibration the same frames are passed through the bare float graph in ONNX
+Runtime, in a process of its own; the calibrator's seconds are compared with the mean of both, as a machine's speed
+drifts. The part that runs in the foreign environments is this same file; so nothing of hffnet is imported at its top.
+
+``ort-minmax-u8`` is ``ort-minmax`` with unsigned activations, as ours are for CPU engines. ``hffnet-picture`` is no
+peer but ours with the convolution that reads the picture quantized too, which other calibrators do by default.
 """
 
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -40,17 +44,30 @@ if TYPE_CHECKING:
 _ORT = ("onnxruntime==1.32.0", "onnx==1.23.2", "numpy")
 PACKAGES: dict[str, tuple[str, ...]] = {
     "hffnet": (),
+    "hffnet-picture": (),
     "ort-minmax": (*_ORT, "sympy"),
+    "ort-minmax-u8": (*_ORT, "sympy"),
     "ort-entropy": (*_ORT, "sympy"),
     "modelopt": ("nvidia-modelopt[onnx]==0.47.0", "numpy"),
     "modelopt-no-mha": ("nvidia-modelopt[onnx]==0.47.0", "numpy"),
     "nncf": ("nncf==3.4.0", "onnx", "onnxruntime", "numpy"),
 }
-_ENVIRONMENTS = {"ort-minmax": "ort", "ort-entropy": "ort", "modelopt-no-mha": "modelopt"}
+_ENVIRONMENTS = {"ort-minmax": "ort", "ort-minmax-u8": "ort", "ort-entropy": "ort", "modelopt-no-mha": "modelopt"}
 _MOST_FRAMES = {"ort-entropy": 24}
 """Calibrators that keep every activation of every frame in memory: 3.6 GB for 24 frames of the small network."""
 
 _OWN = "hffnet"
+_OURS = {_OWN, "hffnet-picture"}
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+began = time.monotonic()
+child = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(child.pid, 0)
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps({"seconds": time.monotonic() - began, "rss_gb": usage.ru_maxrss / 1e6, "code": code}))
+"""
+"""Linux counts what the parent held at most as the child's, too: so this parent imports nothing."""
+
 _MOST_TIMES_FORWARD = 1.3
 _TURNS = 60
 _Row = dict[str, Any]
@@ -60,6 +77,9 @@ def main() -> None:
     """Print one Markdown table."""
     if sys.argv[1:2] == ["--calibrate"]:
         _calibrate(*sys.argv[2:6])
+        return
+    if sys.argv[1:2] == ["--forward"]:
+        print(_forward_seconds(*map(Path, sys.argv[2:4])))
         return
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", choices=["xsdd", "resnet50", "paper"], required=True)
@@ -113,36 +133,41 @@ def _calibrated(name: str, folder: Path, options: argparse.Namespace) -> _Row:
     own = folder / f"{name}.float.onnx"
     own.write_bytes((folder / "float.onnx").read_bytes())
     frames = np.load(folder / "calibration.npy")[: _MOST_FRAMES.get(name)]
-    if name != _OWN:
+    if name not in _OURS:
         frames = frames[: options.peer_frames]
     np.save(folder / f"{name}.frames.npy", frames)
-    forward = _forward_seconds(folder / "float.onnx", frames)
     out = folder / f"{name}.onnx"
     out.unlink(missing_ok=True)
     arguments = (name, own, folder / f"{name}.frames.npy", out)
-    began = time.monotonic()
+    script = [str(python), str(Path(__file__).resolve()), "--calibrate", *map(str, arguments)]
+    forward = [_forward_pass(folder, name)]
     with (folder / f"{name}.log").open("w") as log:
-        script = [str(python), str(Path(__file__).resolve()), "--calibrate", *map(str, arguments)]
-        child = subprocess.Popen(script, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
+        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *script]
+        ended = json.loads(subprocess.run(launcher, check=True, stdout=subprocess.PIPE, stderr=log, text=True).stdout)
+    forward.append(_forward_pass(folder, name))
     for leftover in (*folder.glob(f"{name}.float*"), folder / f"{name}.frames.npy"):
         leftover.unlink()
-    found: _Row = {"frames": len(frames), "seconds": seconds, "times_forward": seconds / forward}
-    found["rss_gb"] = usage.ru_maxrss / 1e6
-    if child.returncode or not out.exists():
+    found: _Row = {"frames": len(frames), "seconds": ended["seconds"], "forward_seconds": forward}
+    found |= {"times_forward": ended["seconds"] / float(np.mean(forward)), "rss_gb": ended["rss_gb"]}
+    if ended["code"] or not out.exists():
         last = (folder / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
-        found["failed"] = f"exit code {child.returncode}: {last[0][:120]}"
+        found["failed"] = f"exit code {ended['code']}: {last[0][:120]}"
     else:
         found["mb"] = out.stat().st_size / 1e6
     return found
 
 
-def _forward_seconds(model: Path, frames_NHW: np.ndarray) -> float:
+def _forward_pass(folder: Path, name: str) -> float:
+    arguments = ("--forward", folder / "float.onnx", folder / f"{name}.frames.npy")
+    script = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
+    return float(subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def _forward_seconds(model: Path, frames: Path) -> float:
     """The bare float graph over the same frames, one by one, opening it included."""
     import onnxruntime as ort
 
+    frames_NHW = np.load(frames)
     began = time.monotonic()
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     for frame in frames_NHW:
@@ -170,24 +195,36 @@ def _calibrate(name: str, model: str, frames: str, out: str) -> None:
     """In the calibrator's own environment: write ``out``."""
     frames_NHW = np.load(frames)
     match name:
-        case "hffnet":
-            _by_hffnet(model, frames_NHW, out)
-        case "ort-minmax" | "ort-entropy":
-            _by_onnxruntime(name.partition("-")[2], model, frames_NHW, out)
+        case "hffnet" | "hffnet-picture":
+            _by_hffnet(model, frames_NHW, out, picture=name == "hffnet-picture")
+        case "ort-minmax" | "ort-minmax-u8" | "ort-entropy":
+            _by_onnxruntime(name.split("-")[1], model, frames_NHW, out, unsigned=name.endswith("u8"))
         case "modelopt" | "modelopt-no-mha":
             _by_modelopt(model, frames_NHW, out, disable_mha=name != "modelopt")
         case _:
             _by_nncf(model, frames_NHW, out)
 
 
-def _by_hffnet(model: str, frames_NHW: np.ndarray, out: str) -> None:
-    from hffnet.calibration.int8 import int8_from_onnx
+def _by_hffnet(model: str, frames_NHW: np.ndarray, out: str, *, picture: bool) -> None:
+    from hffnet.calibration.int8 import CalibrationOptions, int8_from_onnx
 
-    quantized, _ = int8_from_onnx(Path(model), frames_NHW, activations="uint8")
+    options = CalibrationOptions(include=_picture_readers(model) if picture else ())
+    quantized, _ = int8_from_onnx(Path(model), frames_NHW, options=options, activations="uint8")
     Path(out).write_bytes(quantized.SerializeToString())
 
 
-def _by_onnxruntime(method: str, model: str, frames_NHW: np.ndarray, out: str) -> None:
+def _picture_readers(model: str) -> tuple[str, ...]:
+    """Names of the convolutions that read the picture, which we leave float by default."""
+    from hffnet.calibration.graph import GraphIndex, model_from_path
+    from hffnet.calibration.placement import reads_picture
+
+    index = GraphIndex(model_from_path(Path(model)))
+    names = tuple(node.name for node in index.nodes if reads_picture(node, index))
+    assert names, "no convolution reads the picture"
+    return names
+
+
+def _by_onnxruntime(method: str, model: str, frames_NHW: np.ndarray, out: str, *, unsigned: bool) -> None:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -206,6 +243,7 @@ def _by_onnxruntime(method: str, model: str, frames_NHW: np.ndarray, out: str) -
         out,
         Reader(),
         per_channel=True,
+        activation_type=quantization.QuantType.QUInt8 if unsigned else quantization.QuantType.QInt8,
         calibrate_method=methods.MinMax if method == "minmax" else methods.Entropy,
     )
     Path(prepared).unlink()
@@ -264,8 +302,11 @@ def _latencies(folder: Path, names: list[str]) -> _Row:
             continue
         runs[name, "openvino_ms"] = compiled
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    order, chance = list(runs), random.Random(0)
     for turn in range(_TURNS + 3):
-        for key, run in runs.items():
+        chance.shuffle(order)  # or each would always come after the same other, with what that left in the caches
+        for key in order:
+            run = runs[key]
             began = time.perf_counter()
             run(frames_NHW[turn % len(frames_NHW)][None])
             times[key].append(time.perf_counter() - began)
@@ -314,7 +355,7 @@ def _table(rows: dict[str, _Row], subject: _Row) -> str:
 def _goals(rows: dict[str, _Row], subject: _Row) -> Iterator[str]:
     """One row for each goal: met or missed, or why neither can be said."""
     own = rows.get(_OWN, {})
-    peers = {name: row for name, row in rows.items() if name not in {_OWN, "float"}}
+    peers = {name: row for name, row in rows.items() if name not in {*_OURS, "float"}}
     for name, row in ({} if subject.get("sizes_only") else peers).items():
         for column, what in (("kl", "divergence"), ("flips", "flips")):
             yield _goal(f"{what}, {name}", "at most", _number(row.get(column)), _number(own.get(column)))

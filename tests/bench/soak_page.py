@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.bench.soak import Sample
+    from tests.bench.process_tree import Sample
 
-_TITLES = {"live": "live, 640 × 480 at 30 frames/s", "folder": "folder, 1024 × 884, 2 files/s"}
+_TITLES = {"live": "live (RTSP), 640 × 480 at 30 frames/s", "folder": "folder, 1024 × 884, 2 files/s"}
 _MOST_P99 = 1.1
 
 
@@ -42,6 +42,9 @@ def write_page(
 - Command: `python -m tests.bench.soak {" ".join(sys.argv[1:])}`
 - Machine: {os.cpu_count()} {platform.machine()} cores, load {loads[0]:.1f} before and {loads[1]:.1f} after
 - Versions: Python {platform.python_version()}, {versions}; bundle {report["bundle"]}; {datetime.now(UTC):%Y-%m-%d}
+- Two times `hffnet run --config`; memory, descriptors and threads are those of all its processes together:
+  anonymous pages and pages of files of each, and shared pixels once
+- {report["files_written"]:,} files written, {report["frames_sent"]:,} frames sent ({report["frames_sent_per_s"]:g}/s)
 - Warm-up {min(steady_from_h.values()) * 60:.1f} min, not counted; one sample every
   {(samples["live"][1].hours - samples["live"][0].hours) * 3600:.0f} s
 
@@ -66,21 +69,35 @@ def table(report: Mapping[str, Any]) -> str:
     """One column for each service."""
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "results": lambda r: f"{r['num_results']:,}",
-        "dropped": lambda r: ", ".join(f"{num} ({why})" for why, num in r["dropped"].items()) or "–",
+        "dropped before a decision": lambda r: (
+            ", ".join(f"{num} ({why})" for why, num in (r["dropped"] or {}).items()) or "–"
+        ),
         "memory slope, MB/h (95 %)": lambda r: "{median:.2f} ({low:.2f} to {high:.2f})".format(
             **r["rss_slope_mb_per_h"]
         ),
-        "memory at the end, MB": lambda r: f"{r['rss_mb']:.0f}",
+        "memory at the end, MB": _memory,
+        "processes, replaced": lambda r: f"{r['processes']}, {r['processes_replaced']}",
         "descriptors, threads added": lambda r: f"{r['descriptors_added']}, {r['threads_added']}",
         "share of one core": lambda r: f"{r['cpu_share']:.0%}",
-        "p50, ms": lambda r: f"{r['p50_ms']:.1f}",
+        "complete or captured → decided, p50, ms": lambda r: f"{r['p50_ms']:.1f}",
         "p99 first / last fifth, ms": _p99,
+        "not delivered at the end": lambda r: f"{sum((r['undelivered'] or {}).values())}",
+        "lines of warning": lambda r: "; ".join(r["warnings"]["first"]) or "none",
         "records verify": lambda r: "sound" if r["is_sound"] else "BROKEN",
         "limits passed": lambda r: "; ".join(r["faults"]) or "none",
     }
     lines = ["| | " + " | ".join(_TITLES.values()) + " |", "| --- | --- | --- |"]
     lines += [f"| {name} | " + " | ".join(say(report[role]) for role in _TITLES) + " |" for name, say in rows.items()]
     return "\n".join(lines)
+
+
+def _memory(of: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{mb:.0f} {name}" for name, mb in of["of_it_mb"].items())
+    return f"{of['rss_mb']:.0f} ({parts})"
+
+
+def _listed(dropped: Mapping[str, int] | None) -> str:
+    return ", ".join(f"{num} ({why})" for why, num in (dropped or {}).items()) or "–"
 
 
 def _p99(of: Mapping[str, Any]) -> str:

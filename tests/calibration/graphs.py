@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 _TEXT = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -138,3 +138,20 @@ def outlier_network(seed: int = 0) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def half_of(model: ModelProto) -> ModelProto:
+    """The same network in float16 throughout; shapes are to be inferred anew."""
+    half = ModelProto()
+    half.CopyFrom(model)
+    del half.graph.value_info[:]
+    for tensor in half.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for output in half.graph.output:
+        output.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in half.graph.node:
+        for entry in node.attribute:
+            if node.op_type == "Cast" and entry.name == "to":
+                entry.i = TensorProto.FLOAT16
+    return half

@@ -123,6 +123,27 @@ def test_an_interrupted_calibration_goes_on(float_model: Path, tmp_path: Path, o
         assert np.array_equal(once.mean, again.mean)  # type: ignore[arg-type]
 
 
+def test_frames_that_come_first_are_counted_once(float_model: Path) -> None:
+    calibration = calibration_from_frames(float_model, textured_frames(20), activations="uint8")
+    first = {point.activation for point in calibration.placement.cpu_sums}
+    assert first
+    assert calibration.smoothing
+    counts = {n: o.count for n, o in calibration.observers.items() if isinstance(o, WithMean) and n not in first}
+    assert counts
+    assert set(counts.values()) == {20}
+
+
+def test_of_many_frames_every_few_are_added_up(float_model: Path) -> None:
+    frames = textured_frames(13)
+    one, few, fourth = WithMean(MinMax()), WithMean(MinMax(), every=4), WithMean(MinMax())
+    ranges_from_frames(float_model, frames, {"pooled": one})
+    ranges_from_frames(float_model, frames, {"pooled": few}, batch=3)
+    ranges_from_frames(float_model, frames[::4], {"pooled": fourth})
+    assert few.range() == one.range()
+    assert few.count == 4
+    assert few.mean == pytest.approx(fourth.mean, abs=1e-6)
+
+
 @pytest.mark.parametrize("damage", ["other", "cut"], ids=["of-another-run", "cut-off"])
 def test_progress_that_does_not_fit_is_not_used(
     float_model: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture

@@ -11,7 +11,7 @@ from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_fr
 from hffnet.calibration.gate import Budget, GateReport, placement_within_budget
 from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement, ResidualPoint, placement_from_onnx
-from hffnet.calibration.sensitivity import groups_from_placement, ranked_groups
+from hffnet.calibration.sensitivity import groups_from_placement, ranked_groups, reduction_from_placement
 from hffnet.runtime.decode import DecodeSpec, decode
 from hffnet.runtime.errors import ConfigError, GateError
 from hffnet.runtime.graph import facts_from_onnx
@@ -68,6 +68,7 @@ def test_quantized_transformer_sums_are_caught_and_just_they_are_restored(
     assert set(report.restored) == {"t_add1 Add", "t_add2 Add"}
     assert {p.output for p in passed.placement.residuals} == {p.output for p in sound.residuals}
     assert len(passed.placement.weighted) == len(sound.weighted)
+    assert report.accepted is not None
     assert report.accepted.cost.hf1_drop <= 1
     assert [cost.name for cost in report.sensitivity[:2]] == ["t_add1 Add", "t_add2 Add"]
     assert GateReport.model_validate_json(report.model_dump_json()) == report
@@ -81,6 +82,7 @@ def test_a_sound_placement_passes_whole(network: Path, held_out: HeldOut, refere
     assert passed.placement == calibration.placement
     assert passed.report.restored == ()
     assert passed.report.sensitivity == ()
+    assert passed.report.accepted is not None
     assert passed.report.accepted.quantized_share == pytest.approx(0.9282, abs=1e-3)
 
 
@@ -110,8 +112,7 @@ def test_a_large_network_is_ranked_by_stages_first(network: Path, held_out: Held
     )
     progress = list[tuple[int, int]]()
     ranked = ranked_groups(
-        calibration.quantized,
-        placement,
+        reduction_from_placement(calibration.quantized, placement),
         reference,
         held_out,
         num_runs=6,

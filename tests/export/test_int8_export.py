@@ -20,7 +20,7 @@ def test_an_interrupted_export_goes_on_after_the_frames_it_has_seen(
     checkpoint: Checkpoint, drawn: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Hardly trained, so its decisions hang on little: what is tested is the way, not the score.
-    options = ExportOptions(int8=True, fp16=True, budget=Budget(max_drop=100.0), num_frames=8)
+    options = ExportOptions(int8=True, fp16=True, budget=Budget(max_drop=100.0), num_frames=20)
     out, steps = tmp_path / "model.hffnet", list[str]()
 
     def interrupt(step: str) -> None:
@@ -32,7 +32,7 @@ def test_an_interrupted_export_goes_on_after_the_frames_it_has_seen(
     assert [path.name for path in tmp_path.iterdir()] == ["model.calibration.part.npz"]
     with caplog.at_level(logging.INFO):
         bundle_from_checkpoint(checkpoint, out, drawn, options, say=steps.append)
-    assert "going on after 8 frames" in caplog.text
+    assert "going on after 18 frames" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["model.hffnet"]
     assert [step for step in steps if step.startswith("int8 for tensorrt")]
     with ZipFile(out) as archive:

@@ -18,6 +18,11 @@ def read(path: Path, **how: Any) -> Frame:
             time.sleep(3600)
         case "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "killed" if not path.with_suffix(".again").exists():
+            path.with_suffix(".again").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "always":
+            os.kill(os.getpid(), signal.SIGKILL)
         case "explodes":
             bytearray(2**30)
         case "defect":

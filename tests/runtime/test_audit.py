@@ -202,7 +202,8 @@ def _back_to_schema_1(path: Path) -> None:
         connection.row_factory = sqlite3.Row
         row = {**connection.execute("SELECT * FROM records").fetchone(), "row_version": 1}
         connection.execute("UPDATE records SET row_version = 1, hash = ?", (row_hash(row, 1),))
-        for statement in ("TABLE archives", "TABLE archived_inputs", "INDEX overrides_of", "TABLE ends"):
+        tables = ("archives", "archived_inputs", "ends")
+        for statement in (*(f"TABLE {name}" for name in tables), "INDEX overrides_of", "INDEX contents"):
             connection.execute(f"DROP {statement}")
         connection.execute("ALTER TABLE records DROP COLUMN details")
         connection.execute("PRAGMA user_version = 1")

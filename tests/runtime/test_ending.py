@@ -212,7 +212,7 @@ while status != 0:
 def test_a_frame_that_ends_the_process_is_given_up_and_what_is_behind_it_is_reached(
     folder: Path, bundle_path: Path, tmp_path: Path, fate: str, code: int
 ) -> None:
-    """A real process and its watchdog: ended three times at the frame that is dark at its left, and started again as systemd does."""
+    """A real process and its watchdog: ended three times at one frame, and started again as systemd does."""
     for n in range(3):
         path = write_frame(folder / f"{n}.tif", n, dark=64 if n == 1 else 0)
         os.utime(path, (1e9 + n, 1e9 + n))

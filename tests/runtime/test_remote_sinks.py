@@ -3,13 +3,15 @@
 import hmac
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
-from hffnet.runtime.annotate import bar_length_um, overlay, with_legend
+from hffnet.runtime import annotate, read
+from hffnet.runtime.annotate import at_most_for_eyes, bar_length_um, overlay, with_legend
 from hffnet.runtime.errors import ConfigError
 from hffnet.runtime.read import read_frame
 from hffnet.runtime.record import plain
@@ -185,6 +187,49 @@ def test_a_file_that_changed_gets_no_picture(
     assert list((tmp_path / "shown").iterdir()) == []
     assert "was changed since" in caplog.text
     assert "record 2 gets no picture" in caplog.text
+
+
+def test_files_are_read_again_in_another_process(
+    store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a file that crashes or loops its decoder, put in the place of a classified one, costs no service."""
+    running = Delivery(AnnotatedSink(tmp_path / "shown"), store)
+    seq = classified_file(store, tmp_path / "a.tif")
+    monkeypatch.setattr(read, "frame_from_bytes", lambda *_, **__: pytest.fail("decoded in the service"))
+    running.notify(seq)
+    assert running.close(10.0) == 0
+    assert len(list((tmp_path / "shown").iterdir())) == 1
+
+
+def test_a_record_that_cannot_be_drawn_does_not_hold_up_the_next(
+    store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [MemoryError("no 2.4 GB")]
+
+    def first_fails(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return overlay(*args)
+
+    monkeypatch.setattr(annotate, "overlay", first_fails)
+    sink = AnnotatedSink(tmp_path / "shown")
+    running = Delivery(sink, store)
+    classified_file(store, tmp_path / "a.tif")
+    running.notify(classified_file(store, tmp_path / "b.tif", name="b.tif"))
+    assert running.close(10.0) == 0
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == ["000000002-b.tif.png"]
+    assert sink.num_skipped == 1
+    assert "1 records of this run got no picture" in caplog.text
+    assert store.cursor(sink.name) == 2
+
+
+def test_a_very_large_frame_is_drawn_small_and_its_bar_says_so() -> None:
+    small, um = at_most_for_eyes(np.zeros((100, 8192), np.uint16), 0.5)
+    assert small.shape == (50, 4096)
+    assert um == 1.0
+    same, um = at_most_for_eyes(np.zeros((100, 200), np.uint8), None)
+    assert same.shape == (100, 200)
+    assert um is None
 
 
 @pytest.mark.parametrize(

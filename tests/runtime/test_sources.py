@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
@@ -10,48 +10,17 @@ from threading import Event, Thread
 import pytest
 
 from hffnet.runtime.errors import ConfigError, SourceAwayError
-from hffnet.runtime.sources import FileStamp, FolderOptions, FrameItem, Item, Notice, open_source, watch_folder
+from hffnet.runtime.sources import FrameItem, Item, Notice, open_source, watch_folder
 from hffnet.runtime.sources import folder_events as events_module
 from hffnet.runtime.sources import folder_listing as listing_module
 from hffnet.runtime.sources.folder_events import Happened
-from hffnet.runtime.sources.watch_folder import WatchFolder
-
-
-class Watched:
-    """A watch folder and its clock; ``look`` takes what is ready as the pipeline would."""
-
-    def __init__(
-        self, folder: Path, is_done: Callable[[Path, FileStamp], bool] | None = None, **options: object
-    ) -> None:
-        self.now = 1000.0
-        self.source = WatchFolder(
-            folder,
-            FolderOptions.model_validate(options),
-            is_done=is_done,
-            clock=lambda: self.now,
-            wall_clock=lambda: 0.0,
-        )
-
-    def look(self, after_s: float = 0.1) -> list[Item]:
-        self.now += after_s
-        return [item for item in self.source.scan() if self.source._hand_over(item)]
-
-    def names(self, after_s: float = 0.1) -> list[str]:
-        return [item.name for item in self.look(after_s)]
-
-    def until_quiet(self) -> list[str]:
-        return [name for _ in range(4) for name in self.names()]
+from tests.runtime.folder_stand import Watched, write
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "out"
     path.mkdir()
-    return path
-
-
-def write(path: Path, content: bytes = b"frame") -> Path:
-    path.write_bytes(content)
     return path
 
 
@@ -340,8 +309,8 @@ def test_a_rename_told_by_an_event_is_no_new_frame(followed: Followed, folder: P
 
 def test_in_a_large_folder_events_do_without_looking(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing_module, "_CHEAP", 0)
-    monkeypatch.setattr(listing_module, "_PAUSE", 1e9)
-    monkeypatch.setattr(listing_module, "_PAUSE_WHEN_CHANGED", 1e9)
+    monkeypatch.setattr(listing_module, "PAUSE", 1e9)
+    monkeypatch.setattr(listing_module, "PAUSE_WHEN_CHANGED", 1e9)
     write(folder / "old.tif")
     followed = Followed(folder)
     try:

@@ -7,6 +7,7 @@ It costs nothing at run time.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from hffnet.calibration.graph import GraphIndex, attribute
 from hffnet.calibration.observers import NUM_LEVELS, Observer, State, Values
 from hffnet.calibration.placement import Placement, WeightedPoint
-from hffnet.calibration.weights import int8_from_weight, scales_from_weight
+from hffnet.calibration.weights import WeightScales, rounding_errors, scales_from_weight
 
 Array = npt.NDArray[np.float32]
 
@@ -27,8 +28,8 @@ class WithMean:
 
     Args:
         observer: sees every frame.
-        every: only each ``every``-th frame is added up. Adding costs as much as everything else that observers do, and a
-            mean hardly moves any more after a hundred frames.
+        every: only each ``every``-th frame is added up. Adding costs as much as everything else that observers do, and
+            a mean hardly moves any more after a hundred frames.
     """
 
     def __init__(self, observer: Observer, every: int = 1) -> None:
@@ -112,13 +113,19 @@ def _is_vector(index: GraphIndex, name: str, weight: TensorProto, point: Weighte
     return index.is_constant(name) and list(index.constants[name].dims) == [weight.dims[point.weight_axis]]
 
 
-def shifts_from_means(model: ModelProto, means: Mapping[str, Array], placement: Placement) -> dict[str, Array]:
+def shifts_from_means(
+    model: ModelProto,
+    means: Mapping[str, Array],
+    placement: Placement,
+    weight_scales: WeightScales = MappingProxyType({}),
+) -> dict[str, Array]:
     """What to add to the bias of each quantized product, by its output.
 
     Args:
         model: float graph.
         means: mean of each quantized activation over the frames, without the batch axis.
         placement: made from ``model``.
+        weight_scales: those that the weights will be rounded with, where others than ``scales_from_weight``'s.
     """
     index = GraphIndex(model)
     shifts = {}
@@ -126,9 +133,10 @@ def shifts_from_means(model: ModelProto, means: Mapping[str, Array], placement: 
         if bias_place(index, point) is None:
             continue
         weight = numpy_helper.to_array(index.constants[point.weight]).astype(np.float32)
-        scales = scales_from_weight(weight, point.weight_axis)
-        shape = [-1 if i == point.weight_axis else 1 for i in range(weight.ndim)]
-        lost = weight - int8_from_weight(weight, scales, point.weight_axis) * scales.reshape(shape)
+        scales = weight_scales.get((point.weight, point.weight_axis))
+        if scales is None:
+            scales = scales_from_weight(weight, point.weight_axis)
+        lost = rounding_errors(weight, scales, point.weight_axis)
         shifts[point.output] = _mean_output(index.producers[point.output], means[point.activation], lost)
     return shifts
 

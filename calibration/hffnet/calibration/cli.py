@@ -39,6 +39,9 @@ def calibrate(
     ] = "int8",
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    weight_clipping: Annotated[
+        bool, typer.Option(help="Clip weights where their squared error is then smaller.")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write a page: ranges over histograms, noise, frames.")
     ] = None,
@@ -67,6 +70,7 @@ def calibrate(
         exclude=tuple(exclude or ()),
         bias_correction=bias_correction,
         smoothing=smoothing,
+        weight_clipping=weight_clipping,
         seed=seed,
     )
     if pixel_size_um is not None and not 0 < pixel_size_um[0] <= pixel_size_um[1] < math.inf:

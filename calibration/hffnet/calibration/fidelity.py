@@ -4,7 +4,8 @@ HF1 alone moves in steps of half a frame and hides what cancels out; divergence,
 beside it. Of a network that is sure of nearly every frame, the mean divergence is that of one or two frames between two
 classes: it says what happened to them. The error of the logits weighs all frames and compares methods. Decisions
 are decoded as the bundle decodes them, so they are always paths of the tree; whether parent and child still agree is
-seen on each level's own highest logit (``tice``).
+seen on each level's own highest logit (``tice``). A frame that is answered with NaN or infinity tells nothing: it
+counts as if all of its logits were zero, and no budget allows any.
 """
 
 import math
@@ -45,6 +46,7 @@ class Cost(BaseModel):
         cosine: least cosine of the two logit vectors of any frame.
         logit_error: root mean square of the logits' differences over that of the float graph's logits, both without
             each level's mean, which no probability depends on.
+        num_broken: frames that are answered with NaN or infinity.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -58,6 +60,7 @@ class Cost(BaseModel):
     divergence: Finite
     cosine: Finite
     logit_error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    num_broken: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +84,13 @@ class Scored:
     """How one graph did.
 
     Attributes:
-        logits: (N, ΣC).
+        logits: (N, ΣC); zeros where they were not finite.
         metrics: of the decoded decisions.
         paths: decided path of each frame, whether held back or not.
         tice: share of frames whose levels, each asked alone, contradict the tree.
         calibration_error: expected calibration error of the leaf, as ``runtime.trust`` has it.
         latency_ms: median of batch 1 in ONNX Runtime on this machine, as it came while scoring: not a benchmark.
+        num_broken: frames whose logits were not finite.
     """
 
     logits: Logits
@@ -95,6 +99,7 @@ class Scored:
     tice: float
     calibration_error: float
     latency_ms: float
+    num_broken: int
 
 
 def logits_from_onnx(model: Path | bytes, frames_NHW: npt.NDArray[np.uint8]) -> tuple[Logits, float]:
@@ -141,6 +146,8 @@ def scored(model: Path | bytes, held_out: HeldOut) -> Scored:
 
 def scored_from_logits(logits_NC: Logits, held_out: HeldOut, latency_ms: float = 0.0) -> Scored:
     """Score logits (N, ΣC)."""
+    broken_N = ~np.isfinite(logits_NC).all(axis=1)
+    logits_NC = np.where(broken_N[:, None], np.float32(0), logits_NC)
     decisions = decode(logits_NC, held_out.taxonomy, held_out.decode)
     return Scored(
         logits=logits_NC,
@@ -154,11 +161,17 @@ def scored_from_logits(logits_NC: Logits, held_out: HeldOut, latency_ms: float =
             )
         ),
         latency_ms=latency_ms,
+        num_broken=int(broken_N.sum()),
     )
 
 
 def cost_between(reference: Scored, candidate: Scored, held_out: HeldOut) -> Cost:
-    """What ``candidate`` loses against ``reference`` on the same frames."""
+    """What ``candidate`` loses against ``reference`` on the same frames.
+
+    Raises:
+        GraphError: ``reference`` itself was not finite.
+    """
+    check_reference(reference)
     a, b = reference.metrics, candidate.metrics
     levels = zip(a.level_accuracy, b.level_accuracy, strict=True)
     return Cost(
@@ -171,7 +184,21 @@ def cost_between(reference: Scored, candidate: Scored, held_out: HeldOut) -> Cos
         divergence=divergence(reference.logits, candidate.logits, held_out),
         cosine=_least_cosine(reference.logits, candidate.logits),
         logit_error=logit_error(reference.logits, candidate.logits, held_out.taxonomy),
+        num_broken=candidate.num_broken,
     )
+
+
+def check_reference(reference: Scored) -> None:
+    """Refuse a float graph that no other can be measured against.
+
+    Raises:
+        GraphError: it answers a frame with NaN or infinity.
+    """
+    if reference.num_broken:
+        raise GraphError(
+            f"the float graph answers {reference.num_broken} of {len(reference.logits)} frames with NaN or infinity;"
+            " the network is broken, train or export it again"
+        )
 
 
 def flips(reference: Scored, candidate: Scored) -> tuple[int, ...]:

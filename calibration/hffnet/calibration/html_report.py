@@ -32,7 +32,7 @@ from hffnet.calibration.observers import (
 from hffnet.calibration.pareto_plot import curve_from_gate
 from hffnet.calibration.report import CalibrationReport
 from hffnet.calibration.smoothing import smoothed_from_onnx
-from hffnet.calibration.weights import int8_from_weight, scales_from_weight
+from hffnet.calibration.weights import rounding_errors, scales_from_weight
 from hffnet.runtime.taxonomy import ClassPath
 
 _NUM_BARS = 64
@@ -147,9 +147,10 @@ def _weight_rows(calibration: Calibration, report: CalibrationReport) -> list[_W
     rows = []
     for point in report.placement.weighted:
         weight = numpy_helper.to_array(constants[point.weight]).astype(np.float32)
-        scales = scales_from_weight(weight, point.weight_axis)
-        shape = [-1 if i == point.weight_axis else 1 for i in range(weight.ndim)]
-        lost = weight - int8_from_weight(weight, scales, point.weight_axis) * scales.reshape(shape)
+        scales = calibration.weight_scales.get((point.weight, point.weight_axis))
+        if scales is None:
+            scales = scales_from_weight(weight, point.weight_axis)
+        lost = rounding_errors(weight, scales, point.weight_axis)
         rows.append(
             _WeightRow(
                 node=point.node,

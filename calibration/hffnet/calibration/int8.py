@@ -8,18 +8,17 @@ import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
-from hffnet.calibration.bias import WithMean, shifts_from_means
+from hffnet.calibration.bias import Array, WithMean, shifts_from_means
 from hffnet.calibration.frames import FrameOrigin, check_pixels, frames_sha256, origins_from_pixels
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
 from hffnet.calibration.observers import (
-    MOST_COUNTED,
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
     MinMax,
@@ -39,11 +38,12 @@ from hffnet.calibration.smoothing import (
     smoothing_from_moments,
 )
 from hffnet.calibration.statistics import Progress, Resume, ranges_from_frames
+from hffnet.calibration.weights import WeightScales, clipped_scales_from_weight
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_BRIEF, _MOST_BRIEF = 16, 32
-_SAMPLED = 128  # frames whose values make a sample of four million; of more frames each gives fewer
+_FEWEST_BRIEF, _MOST_BRIEF = 16, 32  # frames for what is not looked at in all
+_COUNTED = 128  # of many frames about so many are counted and added up; the largest value is that of all
 _BRIEF_SHARE = 16  # one frame in so many: the pass over all frames may not cost much more than inference
 
 
@@ -55,6 +55,7 @@ class CalibrationOptions:
         observer, percentile: how ranges are chosen.
         mode, include, exclude: see ``placement_from_onnx``.
         bias_correction: see ``bias``; smoothing: see ``smoothing``.
+        weight_clipping: choose weights' scales by squared error, see ``weights``.
         seed: with which the frames were chosen, for the report; None where they were given.
         batch: frames per run of the graph.
     """
@@ -66,6 +67,7 @@ class CalibrationOptions:
     exclude: tuple[str, ...] = ()
     bias_correction: bool = True
     smoothing: bool = True
+    weight_clipping: bool = False
     seed: int | None = None
     batch: int = 1
 
@@ -85,6 +87,8 @@ class Calibration:
         observers: what ``ranges`` were read from; they also tell those of the other type.
         smoothing: of LayerNorms, by output; empty where switched off or without gain.
         shifts: to be added to the biases, by the product's output; empty where switched off.
+        weight_scales: chosen by squared error; empty where switched off.
+        plain: observers of the smoothed LayerNorms' outputs as they are.
         origins: the frames.
         activations: what ``ranges`` are for.
         seconds: wall clock of all passes over the frames.
@@ -97,6 +101,8 @@ class Calibration:
     observers: Mapping[str, Observer]
     smoothing: Mapping[str, Smoothing]
     shifts: Mapping[str, npt.NDArray[np.float32]]
+    weight_scales: WeightScales
+    plain: Mapping[str, Observer]
     origins: tuple[FrameOrigin, ...]
     activations: ActivationType
     seconds: float
@@ -121,7 +127,42 @@ class Calibration:
             levels = _levels(model, activations)
             ranges = {name: o.range(levels.get(name, NUM_LEVELS)) for name, o in self.observers.items()}
         kind = activations or self.activations
-        return qdq_from_onnx(model, ranges, placement or self.placement, activations=kind, shifts=self.shifts)
+        return qdq_from_onnx(
+            model,
+            ranges,
+            placement or self.placement,
+            activations=kind,
+            shifts=self.shifts,
+            weight_scales=self.weight_scales,
+        )
+
+    def with_weights(self, *, clipping: bool) -> "Calibration":
+        """The same with weights' scales chosen otherwise; corrections of the biases follow."""
+        scales = _clipped_scales(self.float_model, self.smoothing, self.placement) if clipping else {}
+        return replace(self, weight_scales=scales, shifts=self._shifts_for(self.smoothing, scales))
+
+    def without_smoothing(self) -> "Calibration":
+        """The same as it would have been without; ranges and corrections follow."""
+        levels = _levels(model_from_path(self.float_model), self.activations)
+        observers = {**self.observers, **self.plain}
+        ranges = {name: observers[name].range(levels.get(name, NUM_LEVELS)) for name in self.plain}
+        scales = _clipped_scales(self.float_model, {}, self.placement) if self.weight_scales else {}
+        return replace(
+            self,
+            ranges={**self.ranges, **ranges},
+            observers=observers,
+            smoothing={},
+            shifts=self._shifts_for({}, scales),
+            weight_scales=scales,
+        )
+
+    def _shifts_for(self, smoothing: Mapping[str, Smoothing], scales: WeightScales) -> Mapping[str, Array]:
+        if not self.shifts:
+            return {}
+        means = _means(self.observers)
+        for name in self.smoothing.keys() - smoothing.keys():  # the mean is linear: no second one has to be taken
+            means[name] = (means[name] * self.smoothing[name].factors).astype(np.float32)
+        return _shifts(self.float_model, smoothing, means, self.placement, scales)
 
     def report(self, placement: Placement | None = None) -> CalibrationReport:
         """The document, for the placement that was taken."""
@@ -134,6 +175,7 @@ class Calibration:
                 seed=options.seed,
                 bias_correction=options.bias_correction,
                 smoothing=options.smoothing,
+                weight_clipping=options.weight_clipping,
             ),
             frames=self.origins,
             frames_sha256=frames_sha256(self.origins),
@@ -204,28 +246,34 @@ def calibration_from_frames(
     used = tuple(origins) if origins is not None else origins_from_pixels(frames_NHW)
     placement, levels, norms, pictures = _planned(float_model, options, activations, placement)
     began = time.monotonic()
-    thinned = max(1, len(frames_NHW) // _SAMPLED)
+    every = max(1, len(frames_NHW) // _COUNTED)
     seen_briefly = {point.activation for point in placement.cpu_sums}
     observers: dict[str, Observer] = {
         name: observer_from_name(
             options.observer,
             percentile=options.percentile,
-            most_counted=MOST_COUNTED if name in seen_briefly else MOST_COUNTED // thinned,
+            every=1 if name in seen_briefly else every,
         )
         for name in placement.tensors
     }
     norms = norms if options.smoothing else ()
-    brief, moments = _seen_briefly(float_model, frames_NHW, placement, observers, norms)
-    smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
     if options.bias_correction:
-        observers |= {p.activation: WithMean(observers[p.activation], thinned) for p in _once(placement.weighted)}
+        observers |= {p.activation: WithMean(observers[p.activation], every) for p in _once(placement.weighted)}
     # A picture that normalisation broke is told as that; behind the first convolution nobody would know why.
-    watched = {name: MinMax() for name in pictures if name not in observers}
+    watched: dict[str, Observer] = {name: MinMax() for name in pictures if name not in observers}
+    num_first, brief, moments = _seen_first(float_model, frames_NHW, placement, {**watched, **observers}, norms)
+    smoothing = smoothing_from_moments(model_from_path(float_model), moments, placement) if moments else {}
+    plain: dict[str, Observer] = {
+        name: observer_from_name(options.observer, percentile=options.percentile, every=every) for name in smoothing
+    }
     for_all: dict[str, Observer] = {
-        name: SmoothedValues(observer, smoothing[name]) if name in smoothing else observer
+        name: SmoothedValues(observer, smoothing[name], plain[name]) if name in smoothing else observer
         for name, observer in observers.items()
         if name not in brief
     }
+    for name in moments.keys() & for_all.keys():
+        for values in moments[name].values:
+            for_all[name].update(values)
     resume = None
     if keep:
         resume = Resume(path=keep, identity=_identity(float_model, used, options, observers, smoothing))
@@ -235,13 +283,15 @@ def calibration_from_frames(
         {**watched, **for_all},
         batch=options.batch,
         num_levels=levels,
+        seen=num_first,
         progress=progress,
         resume=resume,
     )
     ranges |= brief
     ranges = {name: ranges[name] for name in placement.tensors}
-    means = {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
-    shifts = _shifts(float_model, smoothing, means, placement) if means else {}
+    scales = _clipped_scales(float_model, smoothing, placement) if options.weight_clipping else {}
+    means = _means(observers)
+    shifts = _shifts(float_model, smoothing, means, placement, scales) if means else {}
     seconds = time.monotonic() - began
     logger.info("%d tensors calibrated with %d frames in %.1f s", len(ranges), len(frames_NHW), seconds)
     return Calibration(
@@ -252,6 +302,8 @@ def calibration_from_frames(
         observers=observers,
         smoothing=smoothing,
         shifts=shifts,
+        weight_scales=scales,
+        plain=plain,
         origins=used,
         activations=activations,
         seconds=seconds,
@@ -298,31 +350,46 @@ def _levels(model: ModelProto, activations: ActivationType | None) -> dict[str, 
     return dict.fromkeys(nonnegative_tensors(GraphIndex(model)), NUM_UNSIGNED_LEVELS)
 
 
-def _seen_briefly(
+def _seen_first(
     path: Path,
     frames_NHW: npt.NDArray[np.uint8],
     placement: Placement,
     observers: Mapping[str, Observer],
     norms: Sequence[str],
-) -> tuple[dict[str, float], dict[str, ChannelMoments]]:
-    """What a part of the frames tells: the channels of LayerNorms, and ranges of what only CPU engines want.
+) -> tuple[int, dict[str, float], dict[str, ChannelMoments]]:
+    """How many frames came first, and what they tell: ranges of what only CPU engines want, and LayerNorms' channels.
 
-    Those are outputs of convolutions that onnxruntime fuses with sum and ReLU where nobody looks at them: looking at
-    all frames would cost a third of the whole pass. Frames come spread over the classes, so the first of them show all.
+    The former are outputs of convolutions that onnxruntime fuses with sum and ReLU where nobody looks at them: looking
+    at all frames would cost a third of the whole pass. Frames come spread over the classes, so the first of them show
+    all. The other ``observers`` see these frames here, LayerNorms' but for what their moments keep for them.
     """
     moments = {name: ChannelMoments() for name in norms}
     sums = {point.activation: observers[point.activation] for point in placement.cpu_sums}
     if not moments and not sums:
-        return {}, {}
-    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF))
-    ranges = ranges_from_frames(path, frames_NHW[:num], {**moments, **sums})
-    return {name: ranges[name] for name in sums}, moments
+        return 0, {}, {}
+    num = min(_MOST_BRIEF, max(len(frames_NHW) // _BRIEF_SHARE, _FEWEST_BRIEF), len(frames_NHW))
+    ranges = ranges_from_frames(path, frames_NHW[:num], {**observers, **moments})
+    return num, {name: ranges[name] for name in sums}, moments
+
+
+def _means(observers: Mapping[str, Observer]) -> dict[str, Array]:
+    return {n: o.mean for n, o in observers.items() if isinstance(o, WithMean) and o.mean is not None}
 
 
 def _shifts(
     path: Path,
     smoothing: Mapping[str, Smoothing],
-    means: Mapping[str, npt.NDArray[np.float32]],
+    means: Mapping[str, Array],
     placement: Placement,
-) -> dict[str, npt.NDArray[np.float32]]:
-    return shifts_from_means(smoothed_from_onnx(model_from_path(path), smoothing), means, placement)
+    weight_scales: WeightScales,
+) -> dict[str, Array]:
+    return shifts_from_means(smoothed_from_onnx(model_from_path(path), smoothing), means, placement, weight_scales)
+
+
+def _clipped_scales(
+    path: Path, smoothing: Mapping[str, Smoothing], placement: Placement
+) -> dict[tuple[str, int], Array]:
+    constants = GraphIndex(smoothed_from_onnx(model_from_path(path), smoothing)).constants
+    wanted = dict.fromkeys((point.weight, point.weight_axis) for point in placement.weighted)
+    weights = ((key, numpy_helper.to_array(constants[key[0]]).astype(np.float32)) for key in wanted)
+    return {key: clipped_scales_from_weight(weight, key[1]) for key, weight in weights}

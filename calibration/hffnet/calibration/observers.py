@@ -3,8 +3,8 @@
 An observer is fed one batch of values after the other and keeps constant memory. ``range()`` is the magnitude that
 becomes the largest integer; larger values are clipped. All observers but the two that only follow the maximum share
 one histogram of magnitudes whose bins never have to be guessed: its limit is a power of two and doubles when a larger
-value comes, two bins becoming one. The maximum is that of all values; of a tensor with more than ``MOST_COUNTED`` values
-only every k-th is counted, beginning elsewhere each time, or counting would take longer than the network itself.
+value comes, two bins becoming one. The maximum is that of all values; of a tensor with more than 32768 values only
+every k-th is counted, beginning elsewhere each time, or counting would take longer than the network itself.
 
 Knows nothing of graphs (``placement``) or of how values are obtained (``statistics``).
 """
@@ -31,10 +31,8 @@ NUM_LEVELS = 127
 NUM_UNSIGNED_LEVELS = 255
 """Levels above zero of a uint8 tensor."""
 
-MOST_COUNTED = 1 << 15
-"""Values of one tensor in one batch; of 128 frames that is four million."""
-
 _BLOCK = 1 << 17  # both buffers stay in a core's L2 cache; calcHist counts each call exactly below 2^24
+_MOST_COUNTED = 1 << 15  # of one tensor in one batch; of 128 frames that is four million
 _SMALLEST = 2.0**-100  # below this a power-of-two limit would make the bin factor overflow in float32
 
 
@@ -84,7 +82,7 @@ class Histogram:
     """Counts of magnitudes in ``NUM_BINS`` equal bins from 0 to ``limit``, a power of two above every value seen.
 
     Args:
-        most_counted: values counted of one batch, at most (about).
+        every: only each ``every``-th batch is counted; the largest magnitude is that of all.
 
     Attributes:
         counts: (NUM_BINS,) int64; of all values, or of a sample of large tensors.
@@ -92,8 +90,8 @@ class Histogram:
         amax: largest magnitude seen.
     """
 
-    def __init__(self, most_counted: int = MOST_COUNTED) -> None:
-        self._most_counted = most_counted
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
         self.counts: Counts = np.zeros(NUM_BINS, np.int64)
         self.limit = 0.0
         self.amax = 0.0
@@ -112,6 +110,9 @@ class Histogram:
         self.amax = max(self.amax, amax)
         if amax >= max(self.limit, _SMALLEST):
             self._widen(amax)
+        self._turn += 1
+        if (self._turn - 1) % self._every:
+            return
         flat = self._counted(values.reshape(-1))
         if not self.limit:
             self.counts[0] += flat.size
@@ -130,13 +131,12 @@ class Histogram:
 
     def _counted(self, flat: Values) -> Values:
         """All of a small tensor, evenly spread values of a large one."""
-        step = -(-flat.size // self._most_counted)
+        step = -(-flat.size // _MOST_COUNTED)
         if step <= 1:
             return flat
         while step % 2 == 0 or step % 7 == 0:  # rows of 7 times a power of two: never the same columns only
             step += 1
-        self._turn += 1
-        return flat[self._turn % step :: step]
+        return flat[self._turn // self._every % step :: step]
 
     def state(self) -> State:
         """See ``Observer``."""
@@ -212,11 +212,11 @@ class MovingAverage:
 class Percentile:
     """The magnitude that ``percentile`` percent of the values do not exceed."""
 
-    def __init__(self, percentile: float = 99.99, most_counted: int = MOST_COUNTED) -> None:
+    def __init__(self, percentile: float = 99.99, every: int = 1) -> None:
         if not 0 < percentile <= 100:
             raise ConfigError(f"percentile is {percentile}; expected above 0 and at most 100, for instance 99.99")
         self._percentile = percentile
-        self.histogram = Histogram(most_counted)
+        self.histogram = Histogram(every)
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
@@ -238,8 +238,8 @@ class Percentile:
 class Entropy:
     """The range that keeps most of the distribution's information (Kullback-Leibler divergence)."""
 
-    def __init__(self, most_counted: int = MOST_COUNTED) -> None:
-        self.histogram = Histogram(most_counted)
+    def __init__(self, every: int = 1) -> None:
+        self.histogram = Histogram(every)
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
@@ -263,8 +263,8 @@ class MeanSquaredError:
 
     power = 2
 
-    def __init__(self, most_counted: int = MOST_COUNTED) -> None:
-        self.histogram = Histogram(most_counted)
+    def __init__(self, every: int = 1) -> None:
+        self.histogram = Histogram(every)
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
@@ -293,13 +293,13 @@ class MeanCubedError(MeanSquaredError):
     power = 3
 
 
-def observer_from_name(name: ObserverName, *, percentile: float = 99.99, most_counted: int = MOST_COUNTED) -> Observer:
+def observer_from_name(name: ObserverName, *, percentile: float = 99.99, every: int = 1) -> Observer:
     """A fresh observer.
 
     Args:
         name: which.
         percentile: of that observer.
-        most_counted: see ``Histogram``; what follows the maximum only sees all values.
+        every: see ``Histogram``; what only follows the maximum sees every batch.
 
     >>> type(observer_from_name("mse")).__name__
     'MeanSquaredError'
@@ -310,13 +310,13 @@ def observer_from_name(name: ObserverName, *, percentile: float = 99.99, most_co
         case "moving-average":
             return MovingAverage()
         case "percentile":
-            return Percentile(percentile, most_counted)
+            return Percentile(percentile, every)
         case "entropy":
-            return Entropy(most_counted)
+            return Entropy(every)
         case "mse":
-            return MeanSquaredError(most_counted)
+            return MeanSquaredError(every)
         case "cubed-error":
-            return MeanCubedError(most_counted)
+            return MeanCubedError(every)
         case _:
             assert_never(name)
 

@@ -31,6 +31,8 @@ _ACTIVATION_OPS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "HardSwish", 
 _WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _MOST_PICTURE_CHANNELS = 4
 _TRANSFORMER_OPS = frozenset({"LayerNormalization", "MatMul", "Gemm", "Softmax", "Gelu", "ReduceMean"})
+_MOVING_OPS = frozenset({"Transpose", "Reshape", "Identity", "Flatten", "Cast", "Squeeze", "Unsqueeze"})
+_MOST_OF_GELU = 4  # steps back from the last product of a written-out GELU to its Erf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +264,7 @@ def _sums(
     """Inputs of a CNN's residual sums: the identities, and what CPU engines want beside them."""
     identities, further = list[ResidualPoint](), list[ResidualPoint]()
     for node in (n for n in index.nodes if n.op_type == "Add" and not _matches(n, exclude)):
-        if any(index.is_constant(name) for name in node.input) or _feeds_transformer(node, index):
+        if any(index.is_constant(name) for name in node.input) or _of_transformer(node, index):
             continue
         branches = [i for i in (0, 1) if _is_fusable_conv(node.input[i], index, quantized)]
         further += [_input_of(node, i) for i in branches]
@@ -282,10 +284,55 @@ def _is_fusable_conv(tensor: str, index: GraphIndex, quantized: set[str]) -> boo
     return producer is not None and producer.op_type == "Conv" and tensor in quantized and len(index.uses[tensor]) == 1
 
 
-def _feeds_transformer(node: NodeProto, index: GraphIndex) -> bool:
-    """Whether the sum is a transformer's residual stream, also where its 1x1 convolutions are still Conv nodes."""
-    readers = [use.node for use in index.uses[node.output[0]]]
-    after = [use.node for r in readers if r.op_type in _ACTIVATION_OPS for use in index.uses[r.output[0]]]
-    convs_of_transformer = any(r.op_type in _TRANSFORMER_OPS for r in readers)
+def _of_transformer(node: NodeProto, index: GraphIndex) -> bool:
+    """Whether the sum is a transformer's residual stream, also where its 1x1 convolutions are still Conv nodes.
+
+    What only moves or renames numbers is looked through: channels-first networks transpose before each LayerNorm.
+    """
+    readers = _readers(node.output[0], index)
+    after = [reader for r in readers if r.op_type in _ACTIVATION_OPS for reader in _readers(r.output[0], index)]
+    if any(r.op_type in _TRANSFORMER_OPS for r in readers):
+        return True
     # After an activation function a CNN may well pool (ReduceMean) or end in its classifier (Gemm).
-    return convs_of_transformer or any(r.op_type == "LayerNormalization" for r in after)
+    if any(r.op_type == "LayerNormalization" for r in after):
+        return True
+    # The last sum of an encoder without norms is read by nothing that tells; what it sums does.
+    return any(_ends_encoder_branch(name, index) for name in node.input)
+
+
+def _readers(tensor: str, index: GraphIndex) -> list[NodeProto]:
+    """Nodes that read the tensor, through those that only move numbers."""
+    found, names, seen = list[NodeProto](), [tensor], set[str]()
+    while names:
+        for node in (use.node for use in index.uses[names.pop()]):
+            if node.op_type not in _MOVING_OPS:
+                found.append(node)
+            elif node.output[0] not in seen:
+                seen.add(node.output[0])
+                names.append(node.output[0])
+    return found
+
+
+def _ends_encoder_branch(tensor: str, index: GraphIndex) -> bool:
+    """Whether a convolution makes it from attention's mix or from GELU, whole or written out with Erf."""
+    conv = index.producers.get(tensor)
+    if conv is None or conv.op_type != "Conv":
+        return False
+    before = _producer(conv.input[0], index)
+    if before is None or before.op_type != "Mul":
+        return before is not None and before.op_type in {"Gelu", "MatMul"}
+    names = list(before.input)
+    for _ in range(_MOST_OF_GELU):
+        makers = [maker for maker in (_producer(name, index) for name in names) if maker is not None]
+        if any(maker.op_type == "Erf" for maker in makers):
+            return True
+        names = [name for maker in makers if maker.op_type in {"Mul", "Add"} for name in maker.input]
+    return False
+
+
+def _producer(tensor: str, index: GraphIndex) -> NodeProto | None:
+    """The node that makes the tensor's numbers, through those that only move them."""
+    node = index.producers.get(tensor)
+    while node is not None and node.op_type in _MOVING_OPS:
+        node = index.producers.get(node.input[0])
+    return node

@@ -23,7 +23,7 @@ from hffnet.calibration.bias import bias_place
 from hffnet.calibration.graph import GraphIndex, check_float_graph, nonnegative_tensors
 from hffnet.calibration.observers import NUM_LEVELS, NUM_UNSIGNED_LEVELS
 from hffnet.calibration.placement import Placement, WeightedPoint
-from hffnet.calibration.weights import SMALLEST_SCALE, int8_from_weight, scales_from_weight
+from hffnet.calibration.weights import SMALLEST_SCALE, WeightScales, int8_from_weight, scales_from_weight
 from hffnet.runtime.errors import GraphError
 
 ActivationType = Literal["int8", "uint8"]
@@ -84,6 +84,7 @@ def qdq_from_onnx(
     *,
     activations: ActivationType = "int8",
     shifts: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({}),
+    weight_scales: WeightScales = MappingProxyType({}),
 ) -> ModelProto:
     """The INT8 graph.
 
@@ -94,6 +95,7 @@ def qdq_from_onnx(
         activations: ``int8`` for every engine; ``uint8`` for CPU engines only, see above. There the range becomes 255,
             and the placement's ``cpu_sums`` are quantized too.
         shifts: to be added to the bias of a product, by its output (see ``bias``).
+        weight_scales: of weights whose scales do not simply follow their largest magnitude (see ``weights``).
 
     Raises:
         GraphError: ``model`` is refused by ``check_float_graph``, a placed tensor or weight is not in it or not of a
@@ -106,32 +108,64 @@ def qdq_from_onnx(
     _check_points(index, placement)
     _check_ranges(ranges, placement)
     rewrite = _Rewrite(names={name for node in index.nodes for name in (*node.input, *node.output)})
-    _quantize_weights(index, placement, rewrite)
+    _quantize_weights(index, placement, weight_scales, rewrite)
     _correct_biases(index, placement, shifts, rewrite)
-    dtypes = {p.activation: _FLOAT_TYPES[index.constants[p.weight].data_type] for p in placement.weighted}
-    default = _float_type(model)
     unsigned = nonnegative_tensors(index) if activations == "uint8" else frozenset()
-    for tensor in placement.tensors:
-        dtype = dtypes.get(tensor, default)
-        rewrite.after[tensor], output = _activation_nodes(tensor, ranges[tensor], dtype, tensor in unsigned, rewrite)
-        rewrite.inputs |= {(p.output, 0): output for p in placement.weighted if p.activation == tensor}
-        sums = (*placement.residuals, *placement.cpu_sums)
-        rewrite.inputs |= {(p.output, p.input_index): output for p in sums if p.activation == tensor}
+    for read in _tensors_read(model, index, placement):
+        tensor, limit = read.tensor, ranges[read.placed]
+        nodes = _activation_nodes(tensor, limit, read.dtype, tensor in unsigned, rewrite)
+        rewrite.after[tensor], output = nodes
+        rewrite.inputs |= dict.fromkeys(read.inputs, output)
         if tensor in unsigned and _pools_a_float_convolution(tensor, index, placement):
-            _clip_before(tensor, ranges[tensor], dtype, rewrite)
+            _clip_before(tensor, limit, read.dtype, rewrite)
     return _rewritten(model, index, rewrite)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A tensor to quantize.
+
+    Attributes:
+        tensor: as this graph has it; where a part of it has another float type, that is the cast of ``placed``.
+        placed: its name in the placement, by which its range is known.
+        dtype: its type.
+        inputs: (first output of a node, input index) of its quantized readers.
+    """
+
+    tensor: str
+    placed: str
+    dtype: type[np.float32 | np.float16]
+    inputs: list[tuple[str, int]] = field(default_factory=list)
+
+
+def _tensors_read(model: ModelProto, index: GraphIndex, placement: Placement) -> list[_Read]:
+    stated = {info.name: info.type.tensor_type.elem_type for info in model.graph.value_info}
+    default = _float_type(model)
+    sums = [(p.activation, p.output, p.input_index, "") for p in (*placement.residuals, *placement.cpu_sums)]
+    points = [*((p.activation, p.output, 0, p.weight) for p in placement.weighted), *sums]
+    found = dict[tuple[str, str], _Read]()
+    for placed, output, position, weight in points:
+        tensor = index.producers[output].input[position]
+        if (placed, tensor) not in found:
+            kind = index.constants[weight].data_type if weight else stated.get(tensor)
+            found[placed, tensor] = _Read(tensor, placed, _FLOAT_TYPES.get(kind or 0, default))
+        found[placed, tensor].inputs.append((output, position))
+    order = {name: number for number, name in enumerate(placement.tensors)}
+    return sorted(found.values(), key=lambda read: order[read.placed])
 
 
 def _check_points(index: GraphIndex, placement: Placement) -> None:
     for point in placement.weighted:
         weight = index.constants.get(point.weight)
-        if point.output not in index.producers or weight is None:
+        node = index.producers.get(point.output)
+        if node is None or node.op_type != point.op_type or weight is None:
             raise GraphError(f"node {point.node!r} with weight {point.weight!r} is not in this graph; place it anew")
         if weight.data_type not in _FLOAT_TYPES:
             kind = TensorProto.DataType.Name(weight.data_type)
             raise GraphError(f"the weight {point.weight!r} is {kind}; expected FLOAT or FLOAT16")
     known = index.producers.keys() | index.uses.keys()
-    if unknown := [tensor for tensor in placement.tensors if tensor not in known]:
+    sums = {p.output for p in (*placement.residuals, *placement.cpu_sums)} - index.producers.keys()
+    if unknown := [*(tensor for tensor in placement.tensors if tensor not in known), *sorted(sums)]:
         raise GraphError(f"{len(unknown)} placed tensors, such as {unknown[0]!r}, are not in this graph; place it anew")
 
 
@@ -147,12 +181,12 @@ def _check_ranges(ranges: Mapping[str, float], placement: Placement) -> None:
             )
 
 
-def _quantize_weights(index: GraphIndex, placement: Placement, rewrite: _Rewrite) -> None:
+def _quantize_weights(index: GraphIndex, placement: Placement, weight_scales: WeightScales, rewrite: _Rewrite) -> None:
     done: dict[tuple[str, int], str] = {}
     for point in placement.weighted:
         key = (point.weight, point.weight_axis)
         if key not in done:
-            done[key] = _quantize_weight(index.constants[point.weight], point, rewrite)
+            done[key] = _quantize_weight(index.constants[point.weight], point, weight_scales.get(key), rewrite)
         rewrite.inputs[point.output, 1] = done[key]
         rewrite.replaced.add(point.weight)
 
@@ -181,20 +215,24 @@ def _correct_biases(
             rewrite.replaced.add(place.constant)
 
 
-def _quantize_weight(tensor: TensorProto, point: WeightedPoint, rewrite: _Rewrite) -> str:
+def _quantize_weight(
+    tensor: TensorProto, point: WeightedPoint, scales: npt.NDArray[np.float32] | None, rewrite: _Rewrite
+) -> str:
     weight = numpy_helper.to_array(tensor).astype(np.float32, copy=False)
     if not np.isfinite(weight).all():
         raise GraphError(
             f"the weight {point.weight!r} of {point.node!r} holds NaN or infinity; the float model is broken"
         )
     # The integers are made from the scale as stored: in float16 it is rounded.
-    scales = scales_from_weight(weight, point.weight_axis).astype(_FLOAT_TYPES[tensor.data_type])
-    levels = int8_from_weight(weight, scales.astype(np.float32), point.weight_axis)
+    if scales is None:
+        scales = scales_from_weight(weight, point.weight_axis)
+    stored = scales.astype(_FLOAT_TYPES[tensor.data_type])
+    levels = int8_from_weight(weight, stored.astype(np.float32), point.weight_axis)
     name = point.weight
     inputs = [
         rewrite.constant(f"{name}_int8", levels),
-        rewrite.constant(f"{name}_scale", scales),
-        rewrite.zero_point(scales.shape),
+        rewrite.constant(f"{name}_scale", stored),
+        rewrite.zero_point(stored.shape),
     ]
     output = rewrite.fresh(f"{name}_dq")
     rewrite.first.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=point.weight_axis))
@@ -291,9 +329,11 @@ def _rewired_nodes(inputs: Iterable[ValueInfoProto], index: GraphIndex, rewrite:
         rewired = NodeProto()
         rewired.CopyFrom(node)
         if node.output[0] in rewrite.added:
+            # A convolution's third input may be there by an empty name, which means that it is not.
+            del rewired.input[2:]
             rewired.input.append(rewrite.added[node.output[0]])
-        for position in range(len(node.input)):
-            rewired.input[position] = rewrite.inputs.get((node.output[0], position), node.input[position])
+        for position, name in enumerate(rewired.input):
+            rewired.input[position] = rewrite.inputs.get((node.output[0], position), name)
         nodes.append(rewired)
         for output in node.output:
             nodes += rewrite.after.get(output, [])

@@ -1,4 +1,4 @@
-"""``calibration.json``: how an INT8 graph came about, so that it can be judged and made again."""
+"""``calibration.json``: how an INT8 or FP16 graph came about, so that it can be judged and made again."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hffnet.calibration.frames import FrameOrigin
 from hffnet.calibration.gate import GateReport
+from hffnet.calibration.half_gate import HalfReport
 from hffnet.calibration.observers import ObserverName
 from hffnet.calibration.placement import Placement
 from hffnet.runtime.manifest import Sha256
@@ -26,6 +27,7 @@ class Method(_Strict):
     seed: int | None
     bias_correction: bool = False
     smoothing: bool = False
+    weight_clipping: bool = False
 
 
 class SmoothedNorm(_Strict):
@@ -36,12 +38,28 @@ class SmoothedNorm(_Strict):
     gain: Annotated[float, Field(gt=0)]
 
 
-class CalibrationReport(_Strict):
-    """The document.
+class FramesReport(_Strict):
+    """The document where nothing is quantized.
 
     Attributes:
         frames: the frames used, in the order they ran.
         frames_sha256: identity of the set, whatever the order.
+        fp16: how the half-precision graph came about; None where there is none.
+        tools: versions.
+    """
+
+    schema_version: Literal[1] = 1
+    frames: tuple[FrameOrigin, ...]
+    frames_sha256: Sha256
+    fp16: HalfReport | None = None
+    tools: dict[str, str]
+
+
+class CalibrationReport(FramesReport):
+    """The document where there is an int8 graph.
+
+    Attributes:
+        method: how ranges were chosen.
         ranges: magnitude that becomes the largest integer, by tensor name.
         placement: what is quantized, and why the other weighted nodes are not.
         num_corrected: products whose bias was corrected.
@@ -49,13 +67,9 @@ class CalibrationReport(_Strict):
         seconds: wall clock of the passes over the frames.
         gate: how the placement was decided, for CPU engines; None where nothing was measured.
         gate_tensorrt: the same for the TensorRT graph, whose placement may be smaller.
-        tools: versions.
     """
 
-    schema_version: Literal[1] = 1
     method: Method
-    frames: tuple[FrameOrigin, ...]
-    frames_sha256: Sha256
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     placement: Placement
     num_corrected: Annotated[int, Field(ge=0)] = 0
@@ -63,7 +77,6 @@ class CalibrationReport(_Strict):
     seconds: Annotated[float, Field(ge=0)]
     gate: GateReport | None = None
     gate_tensorrt: GateReport | None = None
-    tools: dict[str, str]
 
 
 def tool_versions() -> dict[str, str]:

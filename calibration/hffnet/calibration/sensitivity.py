@@ -1,9 +1,9 @@
-"""Which parts of a network quantization hurts: groups of nodes, ranked by what each costs alone.
+"""Which parts of a network a smaller type hurts: groups of nodes, ranked by what each costs alone.
 
-A group is quantized with everything else left float. So two broken groups are both found, which leaving one out at a
-time does not do: the other would still drown the signal. Errors of groups add up nearly as independent noise does, so
-a large network is ranked by halves: whole stages first, then only those are taken apart that most of the noise comes
-from. That bounds the number of graphs to be run, whatever the depth.
+A group is reduced (to int8 or float16) with everything else left float. So two broken groups are both found, which
+leaving one out at a time does not do: the other would still drown the signal. Errors of groups add up nearly as
+independent noise does, so a large network is ranked by halves: whole stages first, then only those are taken apart that
+most of the noise comes from. That bounds the number of graphs to be run, whatever the depth.
 """
 
 import re
@@ -49,8 +49,21 @@ class Group:
         return f"{self.block} {self.kind}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduction:
+    """A network whose parts may be reduced to a smaller type, each or not.
+
+    Attributes:
+        groups: its parts.
+        model: the graph in which the nodes that make these outputs stay float.
+    """
+
+    groups: tuple[Group, ...]
+    model: Callable[[frozenset[str]], ModelProto]
+
+
 class GroupCost(BaseModel):
-    """What quantizing one group alone costs."""
+    """What reducing one group alone costs."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -58,6 +71,20 @@ class GroupCost(BaseModel):
     stage: str
     num_nodes: Annotated[int, Field(ge=1)]
     cost: Cost
+
+
+def reduction_from_placement(quantizer: Quantizer, placement: Placement) -> Reduction:
+    """Int8 in the parts of a placement."""
+
+    def model(left_float: frozenset[str]) -> ModelProto:
+        return quantizer(restored(placement, left_float))
+
+    return Reduction(groups=groups_from_placement(placement), model=model)
+
+
+def restored(placement: Placement, left_float: frozenset[str]) -> Placement:
+    """The placement with the nodes that make these outputs left float by the gate."""
+    return placement.without(left_float, "restored by the gate") if left_float else placement
 
 
 def groups_from_placement(placement: Placement) -> tuple[Group, ...]:
@@ -71,12 +98,12 @@ def groups_from_placement(placement: Placement) -> tuple[Group, ...]:
     sums = {p.output: p.node for p in (*placement.residuals, *placement.cpu_sums)}
     named += [(node, "", "Add", output) for output, node in sums.items()]
     for node, weight, kind, output in named:
-        stage, block = _place(node, weight)
+        stage, block = place_of_node(node, weight)
         found.setdefault((stage, block, kind), []).append(output)
     return tuple(Group(stage=s, block=b, kind=k, outputs=tuple(o)) for (s, b, k), o in found.items())
 
 
-def _place(node: str, weight: str) -> tuple[str, str]:
+def place_of_node(node: str, weight: str = "") -> tuple[str, str]:
     """Stage and block from names like ``trunk.layer1.0.conv1/Conv`` or ``layer1.0.conv1.weight``."""
     module = node.split("/", maxsplit=1)[0] if "/" in node else weight.rpartition(".")[0] or node
     parts = module.split(".")
@@ -90,8 +117,7 @@ def _place(node: str, weight: str) -> tuple[str, str]:
 
 
 def ranked_groups(
-    quantizer: Quantizer,
-    placement: Placement,
+    reduction: Reduction,
     reference: Scored,
     held_out: HeldOut,
     *,
@@ -103,16 +129,15 @@ def ranked_groups(
     HF1 on few frames ties, and the divergence of a network that is sure of its answers is that of one odd frame.
 
     Args:
-        quantizer: makes the graphs.
-        placement: whole.
+        reduction: makes the graphs.
         reference: the float graph on the same frames.
         held_out: frames to measure on.
         num_runs: most graphs to measure, but one for each stage at least. Stages that are not taken apart within it,
             or bring less than a twentieth of the noise, stay one group.
         progress: called with graphs measured and the most there can be.
     """
-    groups = groups_from_placement(placement)
-    search = _Ranking(quantizer, placement, reference, held_out, progress)
+    groups = reduction.groups
+    search = _Ranking(reduction, reference, held_out, progress)
     if len(groups) <= num_runs:
         search.measure(groups, len(groups))
         return search.worst_first()
@@ -132,8 +157,7 @@ def ranked_groups(
 class _Ranking:
     """What was measured so far."""
 
-    quantizer: Quantizer
-    placement: Placement
+    reduction: Reduction
     reference: Scored
     held_out: HeldOut
     progress: Callable[[int, int], None]
@@ -141,10 +165,9 @@ class _Ranking:
     num_measured: int = 0
 
     def measure(self, groups: Sequence[Group], most: int) -> None:
-        every = {output for group in groups_from_placement(self.placement) for output in group.outputs}
+        every = outputs_of(self.reduction.groups)
         for group in groups:
-            alone = self.placement.without(every - set(group.outputs), "another group is measured")
-            model = self.quantizer(alone).SerializeToString()
+            model = self.reduction.model(every - frozenset(group.outputs)).SerializeToString()
             cost = cost_between(self.reference, scored(model, self.held_out), self.held_out)
             self.found.append((group, _record(group, cost)))
             self.num_measured += 1

@@ -40,15 +40,22 @@ class Smoothing:
 
 
 class ChannelMoments:
-    """Largest magnitude and mean square of each channel (last axis)."""
+    """Largest magnitude and mean square of each channel (last axis).
+
+    Attributes:
+        amax: per channel.
+        values: what was seen, for an observer that wants it smoothed; meant for few frames.
+    """
 
     def __init__(self) -> None:
+        self.values: list[Values] = []
         self.amax: Vector = np.zeros(1)
         self._squares: Vector = np.zeros(1)
         self._count = 0
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
+        self.values.append(values)
         flat = values.reshape(-1, values.shape[-1])
         self.amax = np.maximum(self.amax, np.abs(flat).max(axis=0))
         self._squares = self._squares + np.einsum("tc,tc->c", flat, flat, dtype=np.float64)
@@ -77,14 +84,20 @@ class SmoothedValues:
     """Shows ``observer`` a LayerNorm's output as it will be once the factors are folded in.
 
     So the pass over the frames runs the float graph as it is, and no second one has to be written for it.
+
+    Args:
+        observer: sees the smoothed values.
+        smoothing: of this LayerNorm.
+        plain: sees the values as they are, to tell what smoothing brought.
     """
 
-    def __init__(self, observer: Observer, smoothing: Smoothing) -> None:
-        self.observer = observer
+    def __init__(self, observer: Observer, smoothing: Smoothing, plain: Observer) -> None:
+        self.observer, self.plain = observer, plain
         self._inverse = (1 / smoothing.factors).astype(np.float32)
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
+        self.plain.update(values)
         self.observer.update(values * self._inverse)
 
     def range(self, num_levels: int = NUM_LEVELS) -> float:
@@ -93,11 +106,13 @@ class SmoothedValues:
 
     def state(self) -> State:
         """See ``Observer``."""
-        return self.observer.state()
+        plain = {f"plain_{key}": value for key, value in self.plain.state().items()}
+        return {**plain, **{f"smoothed_{key}": value for key, value in self.observer.state().items()}}
 
     def restore(self, state: State) -> None:
         """See ``Observer``."""
-        self.observer.restore(state)
+        for prefix, observer in (("plain_", self.plain), ("smoothed_", self.observer)):
+            observer.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 def smoothable(index: GraphIndex, placement: Placement) -> dict[str, tuple[str, ...]]:
@@ -185,7 +200,10 @@ def smoothed_from_onnx(model: ModelProto, smoothing: Mapping[str, Smoothing]) ->
 
 
 def _weights_behind(index: GraphIndex, norm: NodeProto) -> list[str]:
-    return [use.node.input[1] for use in index.uses[norm.output[0]]]
+    """Also behind the casts at the border of what stays float32 in a half-precision graph."""
+    uses = index.uses[norm.output[0]]
+    behind = [use.node for cast in uses if cast.node.op_type == "Cast" for use in index.uses[cast.node.output[0]]]
+    return [node.input[1] for node in (*(use.node for use in uses if use.node.op_type != "Cast"), *behind)]
 
 
 def _scale(tensor: TensorProto, factors: npt.NDArray[np.float64]) -> None:

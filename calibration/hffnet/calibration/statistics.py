@@ -62,6 +62,7 @@ def ranges_from_frames(
     batch: int = 1,
     num_threads: int | None = None,
     num_levels: Mapping[str, int] = MappingProxyType({}),
+    seen: int = 0,
     progress: Progress | None = None,
     resume: Resume | None = None,
 ) -> dict[str, float]:
@@ -74,6 +75,7 @@ def ranges_from_frames(
         batch: frames per run of the graph; more than one costs memory and gains little on a CPU.
         num_threads: of onnxruntime, and to count values; all cores this process may use where None.
         num_levels: above zero, of tensors that do not have those of int8.
+        seen: so many of the frames, from the first on, the observers know already.
         progress: see ``Progress``.
         resume: keep what was seen in a file, and go on from it.
 
@@ -81,7 +83,7 @@ def ranges_from_frames(
         DatasetError: no frame.
         GraphError: onnxruntime refuses the graph, a tensor is unknown, or its values are not finite.
     """
-    done = restore_progress(resume.path, resume.identity, observers) if resume else 0
+    done = (restore_progress(resume.path, resume.identity, observers) if resume else 0) or seen
     saved, when = done, time.monotonic()
     num_threads = num_threads or _usable_cores()
     rest = islice(iter(frames_HW), done, None)

@@ -20,20 +20,22 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from hffnet.calibration.fidelity import HeldOut, Scored, cost_between, logits_from_onnx, scored
+from hffnet.calibration.fidelity import HeldOut, Scored, check_reference, logits_from_onnx, scored
 from hffnet.calibration.frames import (
     CalibrationFrames,
     check_magnification,
     choose_frames,
+    frames_sha256,
     imaging_from_file,
     load_frames,
 )
-from hffnet.calibration.gate import Budget, Passed, placement_within_budget
-from hffnet.calibration.graph import model_from_path
-from hffnet.calibration.half import half_with_float_parts, overflowing, peaks_from_frames
+from hffnet.calibration.gate import Budget, GateReport, Passed, RefusedError, placement_within_budget
+from hffnet.calibration.half import peaks_from_frames
+from hffnet.calibration.half_gate import HalfReport, half_within_budget
 from hffnet.calibration.html_report import Flip, html_from_calibration
-from hffnet.calibration.int8 import CalibrationOptions, calibration_from_frames
+from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
+from hffnet.calibration.report import CalibrationReport, FramesReport, tool_versions
 from hffnet.calibration.sensitivity import Quantizer
 from hffnet.export.bundle_writer import check_bundle_path, write_bundle
 from hffnet.export.deploy_form import DeployForm, deploy_form
@@ -45,7 +47,7 @@ from hffnet.export.trust import TRUST, card_section, trust_from_logits, with_tar
 from hffnet.runtime.bundle import CALIBRATION, MODEL_CARD, Bundle
 from hffnet.runtime.dataset import Dataset
 from hffnet.runtime.durable import whole_file
-from hffnet.runtime.errors import GateError, HffnetError
+from hffnet.runtime.errors import HffnetError
 from hffnet.runtime.manifest import Family, Graph, Manifest, Metrics, Network, Precision, Provenance
 from hffnet.runtime.novelty import energies_from_logits, novelty_from_energies
 from hffnet.runtime.preprocess import PreprocessSpec
@@ -70,10 +72,10 @@ class ExportOptions:
         name: of the model, for people and records; the checkpoint's folder name if None.
         int8: add an int8 graph for CPU engines, and with ``fp16`` one for TensorRT.
         fp16: add a half-precision graph for TensorRT.
-        budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much int8 must cover.
+        budget: what either may cost, in points of HF1 (0.5 = 0.005), and how much of the work each must cover.
         num_frames: calibration frames to use.
         calibration: how frames and ranges are chosen.
-        report: HTML file to write about int8, beside the bundle; none where None.
+        report: HTML file to write about int8, beside the bundle, and also where its gate refuses; none where None.
         target_accuracy: share of frames whose answer is to be right as far as it goes; the bundle then holds back below
             the confidence that keeps it on the checkpoint's val frames. None keeps the checkpoint's threshold.
     """
@@ -109,8 +111,9 @@ def bundle_from_checkpoint(
 
     Raises:
         ParityError: a form of the network differs from the one before.
-        GateError: fp16 costs more than the budget, or int8 does with every part restored that may be,
-            or no threshold meets the target accuracy.
+        RefusedError: fp16 or int8 costs more than the budget with every part restored that may be; it carries what
+            was measured, and the report's page is written.
+        GateError: no threshold meets the target accuracy.
         ConfigError, DatasetError, FrameError, CheckpointError, GraphError: as the steps name them.
     """
     check_bundle_path(out)
@@ -199,6 +202,7 @@ class _Exporter:
         )
         self._reference: Scored
         self._page = ""
+        self._half: HalfReport | None = None
         self._options = options
         self._folder = folder
         self._calibrated_so_far = keep
@@ -226,9 +230,12 @@ class _Exporter:
         self._say(f"writing {out}")
         bundle = write_bundle(out, manifest, self._members, vectors.frames, vectors.logits)
         if self._options.report and self._page:
-            with whole_file(self._options.report) as temporary:
-                temporary.write_text(self._page, encoding="utf-8")
+            self._write_page(self._options.report)
         return bundle
+
+    def _write_page(self, path: Path) -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text(self._page, encoding="utf-8")
 
     def _folded(self) -> DeployForm:
         self._say("folding the network and proving it equal")
@@ -246,6 +253,7 @@ class _Exporter:
         self._add_graph("fp32", "cpu", path, vectors, floor=_FP32_TOLERANCE)
         self._say("measuring fp32")
         self._reference = scored(path, self._held_out)
+        check_reference(self._reference)
         self._keep("fp32", self._reference)
         return path
 
@@ -255,32 +263,29 @@ class _Exporter:
         self._pixel_sizes_um = [size for size in frames.pixel_sizes_um if size is not None]
         half = self._fp16(form, fp32, frames, vectors) if options.fp16 else None
         del form
+        document: FramesReport = FramesReport(
+            frames=frames.origins, frames_sha256=frames_sha256(frames.origins), tools=tool_versions()
+        )
         if options.int8:
-            self._int8(fp32, half, frames, vectors)
+            document = self._int8(fp32, half, frames, vectors)
+        self._members[CALIBRATION] = document.model_copy(update={"fp16": self._half}).model_dump_json(indent=1).encode()
 
     def _fp16(self, form: DeployForm, fp32: Path, frames: CalibrationFrames, vectors: _Vectors) -> Path:
         self._say("looking for tensors that float16 cannot hold")
-        found = overflowing(peaks_from_frames(fp32, frames.pixels))
-        for name, peak in found.items():
-            _log.warning("%s reaches %.3g on the calibration frames: it stays float32 in the fp16 graph", name, peak)
+        peaks = peaks_from_frames(fp32, frames.pixels)
         self._say("exporting the fp16 graph")
         path = self._folder / "fp16-tensorrt.onnx"
         onnx_from_deploy_form(form, path, precision="fp16")
-        path.write_bytes(half_with_float_parts(model_from_path(path), found).SerializeToString())
-        self._say("measuring fp16 against fp32")
-        score = scored(path, self._held_out)
-        cost = cost_between(self._reference, score, self._held_out)
-        if not self._options.budget.allows(cost):
-            raise GateError(
-                f"fp16 costs {cost.hf1_drop:.2f} points of HF1 and {cost.tice_rise:.2f} of consistency on"
-                f" {self._roles.evaluated_on}; at most {self._options.budget.max_drop} may be lost, so no bundle was"
-                " written. Use fp32 or int8 for CPU engines"
-            )
-        self._keep("fp16", score)
+        passed = half_within_budget(
+            path, fp32, peaks, self._reference, self._held_out, self._options.budget, say=self._say
+        )
+        path.write_bytes(passed.model.SerializeToString())
+        self._half = passed.report
+        self._keep("fp16", passed.score)
         self._add_graph("fp16", "tensorrt", path, vectors, floor=FP16_TOLERANCE)
         return path
 
-    def _int8(self, fp32: Path, half: Path | None, frames: CalibrationFrames, vectors: _Vectors) -> None:
+    def _int8(self, fp32: Path, half: Path | None, frames: CalibrationFrames, vectors: _Vectors) -> CalibrationReport:
         self._say(f"calibrating with {len(frames.pixels)} train frames")
         calibration = calibration_from_frames(
             fp32,
@@ -290,29 +295,47 @@ class _Exporter:
             activations="uint8",  # behind ReLU: the CPU engines' fused kernels; TensorRT takes int8 only
             keep=self._calibrated_so_far,
         )
-        passed = self._gated("cpu", calibration.quantized, calibration.placement, vectors)
+        report = calibration.report()
+        try:
+            passed = self._gated("cpu", calibration.quantized, calibration.placement, vectors)
+        except RefusedError as refused:
+            self._show_refusal(calibration, report, "gate", refused)
+            raise
         self._keep("int8", passed.score)
         report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
         if half is not None:
             quantizer = partial(calibration.quantized, float_model=half, activations="int8")
             # A half-precision graph is slow on a CPU, and what int8 costs a group is nearly the same in float32.
             ranked_by = partial(calibration.quantized, activations="int8")
-            other = self._gated("tensorrt", quantizer, passed.placement.for_tensorrt(), vectors, ranked_by)
+            try:
+                other = self._gated("tensorrt", quantizer, passed.placement.for_tensorrt(), vectors, ranked_by)
+            except RefusedError as refused:
+                self._show_refusal(calibration, report, "gate_tensorrt", refused)
+                raise
             report = report.model_copy(update={"gate_tensorrt": other.report})
-        self._members[CALIBRATION] = report.model_dump_json(indent=1).encode()
         if self._options.report:
-            self._page = html_from_calibration(calibration, report, self._flips(passed))
+            self._page = html_from_calibration(calibration, report, self._flips(passed.report, passed.score))
+        return report
 
-    def _flips(self, passed: Passed) -> list[Flip]:
+    def _show_refusal(
+        self, calibration: Calibration, report: CalibrationReport, gate: str, refused: RefusedError
+    ) -> None:
+        """The page about what there will be no graph of: curve and ranking are wanted most where the gate fails."""
+        if self._options.report:
+            report = report.model_copy(update={gate: refused.report})
+            self._page = html_from_calibration(calibration, report, self._flips(refused.report, refused.score))
+            self._write_page(self._options.report)
+
+    def _flips(self, gate: GateReport, score: Scored) -> list[Flip]:
         return [
             Flip(
                 name=self._roles.held_out.relative(self._roles.held_out.frames[k]),
                 pixels=self._held_out.frames[k],
                 truth=self._held_out.truths[k],
                 before=self._reference.paths[k],
-                after=passed.score.paths[k],
+                after=score.paths[k],
             )
-            for k in passed.report.flips
+            for k in gate.flips
         ]
 
     def _gated(

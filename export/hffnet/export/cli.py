@@ -44,6 +44,10 @@ def export(
         float,
         typer.Option("--min-quantized-share", min=0.0, max=1.0, help="Share of the work int8 must do; else exit 1."),
     ] = 0.5,
+    min_half_share: Annotated[
+        float,
+        typer.Option("--min-half-share", min=0.0, max=1.0, help="Share of the work float16 must do; else exit 1."),
+    ] = 0.5,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Rank groups and draw the curve also where int8 passes at once.")
     ] = False,
@@ -60,8 +64,12 @@ def export(
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of graph nodes to leave float.")] = None,
     bias_correction: Annotated[bool, typer.Option(help="Take rounding's mean shift out of the biases.")] = True,
     smoothing: Annotated[bool, typer.Option(help="Move LayerNorm outliers into the next weights.")] = True,
+    weight_clipping: Annotated[
+        bool, typer.Option(help="Clip weights where their squared error is then smaller.")
+    ] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Also write a page about int8: ranges, noise, gate, flips.")
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write a page about int8, refused or not: ranges, noise, gate."),
     ] = None,
     target_accuracy: Annotated[
         float | None,
@@ -115,9 +123,15 @@ def export(
         exclude=tuple(exclude or ()),
         bias_correction=bias_correction,
         smoothing=smoothing,
+        weight_clipping=weight_clipping,
         seed=seed,
     )
-    budget = Budget(max_drop=max_drop, min_quantized_share=min_quantized_share, always_rank=sensitivity)
+    budget = Budget(
+        max_drop=max_drop,
+        min_quantized_share=min_quantized_share,
+        min_half_share=min_half_share,
+        always_rank=sensitivity,
+    )
     if report is not None and (report.is_dir() or not report.parent.is_dir() or not int8):
         raise ConfigError(f"--report {report} needs --int8, and a file in a folder that exists")
     options = ExportOptions(

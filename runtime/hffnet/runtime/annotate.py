@@ -14,6 +14,22 @@ Colour = npt.NDArray[np.uint8]
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LIGHT, _DARK = (240, 240, 240), (24, 24, 24)
 _STRONGEST = 0.45  # of the overlay, so that the picture stays readable under it
+_MOST_PX = 4096  # of the longer side: for eyes, and so that a stitched frame of 200 megapixels stays affordable
+
+
+def at_most_for_eyes(picture: GreyPixels, pixel_size_um: float | None) -> tuple[GreyPixels, float | None]:
+    """A picture to draw on, no side longer than 4096, and what a pixel of it measures.
+
+    Args:
+        picture: (H, W).
+        pixel_size_um: micrometres per pixel; None where it is not known.
+    """
+    shrink = max(picture.shape) / _MOST_PX
+    if shrink <= 1:
+        return picture, pixel_size_um
+    size = (max(round(picture.shape[1] / shrink), 1), max(round(picture.shape[0] / shrink), 1))
+    small: GreyPixels = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return small, pixel_size_um * shrink if pixel_size_um else None
 
 
 def grey_for_eyes(picture: GreyPixels) -> npt.NDArray[np.uint8]:

@@ -113,20 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(HffnetError(sentence), ExitCode.WRONG_USE, arguments)
     except (KeyboardInterrupt, typer.Abort):
         code = _complain(_INTERRUPTED, ExitCode.INTERRUPTED, arguments)
-    except BrokenPipeError as error:
+    except (BrokenPipeError, SystemExit) as error:
         code = _code_of_broken_pipe(error, arguments)
-    except SystemExit as error:  # typer's own answer to a broken pipe, whichever it is: 1
-        if not isinstance(error.__context__, BrokenPipeError):
-            raise
-        code = _code_of_broken_pipe(error.__context__, arguments)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence instead of a traceback
         code = _complain(error, _INTERNAL_ERROR, arguments)
     settle_stderr()
     sys.exit(int(code or 0))
 
 
-def _code_of_broken_pipe(error: BrokenPipeError, arguments: Sequence[str]) -> int:
-    return ExitCode.DONE if _is_stdout_gone() else _complain(error, _INTERNAL_ERROR, arguments)
+def _code_of_broken_pipe(error: BrokenPipeError | SystemExit, arguments: Sequence[str]) -> int:
+    """Typer answers to a broken pipe, whichever it is, by leaving with 1; any other way of leaving goes on."""
+    broken = error.__context__ if isinstance(error, SystemExit) else error
+    if not isinstance(broken, BrokenPipeError):
+        raise error
+    return ExitCode.DONE if _is_stdout_gone() else _complain(broken, _INTERNAL_ERROR, arguments)
 
 
 def _is_stdout_gone() -> bool:

@@ -38,6 +38,12 @@ class FrameError(HffnetError):
     """A frame cannot be read or is refused: unreadable, truncated, over a limit."""
 
 
+class ReaderError(HffnetError):
+    """The process that reads files cannot be started on this machine now; says nothing of any frame."""
+
+    exit_code = ExitCode.MISSING
+
+
 class BundleError(HffnetError):
     """A bundle is corrupt, foreign, or not readable by this version."""
 

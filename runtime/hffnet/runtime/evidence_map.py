@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hffnet.runtime.annotate import overlay, with_legend
+from hffnet.runtime.annotate import at_most_for_eyes, overlay, with_legend
 from hffnet.runtime.durable import whole_file
 from hffnet.runtime.errors import ConfigError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from hffnet.runtime.taxonomy import Taxonomy
 
 MapFormat = Literal["png", "tiff"]
-_MOST_PX = 4096  # of a PNG's longer side: for eyes, and so that a stitched frame of 200 megapixels stays affordable
 
 
 def evidence_of_answer(prediction: "Prediction", taxonomy: "Taxonomy") -> tuple[str, npt.NDArray[np.float32]] | None:
@@ -96,12 +95,7 @@ class MapFolder:
 
 
 def _png(frame: "Frame", prediction: "Prediction", node: str, evidence_hw: npt.NDArray[np.float32]) -> bytes:
-    picture, um = frame.picture, frame.acquisition.pixel_size_um
-    shrink = max(picture.shape) / _MOST_PX
-    if shrink > 1:
-        size = (round(picture.shape[1] / shrink), round(picture.shape[0] / shrink))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        um = um * shrink if um else None
+    picture, um = at_most_for_eyes(frame.picture, frame.acquisition.pixel_size_um)
     _, data = cv2.imencode(".png", with_legend(overlay(picture, evidence_hw), _lines(prediction, node), um))
     return data.tobytes()
 

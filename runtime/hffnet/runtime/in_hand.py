@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hffnet.runtime.errors import EngineError, RecordError
-from hffnet.runtime.records import RecordStore, input_key
+from hffnet.runtime.records import RecordStore
+from hffnet.runtime.records_inputs import input_key
 from hffnet.runtime.sources import FrameItem, Item
 
 _log = logging.getLogger(__name__)

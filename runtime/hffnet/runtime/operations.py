@@ -41,8 +41,12 @@ class Macs:
     @property
     def quantized_share(self) -> float | None:
         """Share of the work that runs in int8; None where the file does not tell all shapes."""
+        return self.share("int8")
+
+    def share(self, arithmetic: str) -> float | None:
+        """Share of the work in one arithmetic, such as ``float16``; None where the file does not tell all shapes."""
         total = self.by_type.total()
-        return None if self.num_unknown or not total else self.by_type["int8"] / total
+        return None if self.num_unknown or not total else self.by_type[arithmetic] / total
 
 
 def macs_from_operations(

@@ -30,7 +30,12 @@ _DEFAULT_LIMITS = Limits()
 
 
 def read_frame(
-    source: Path, *, limits: Limits = _DEFAULT_LIMITS, bar: BarSetting | None = None, follow_links: bool = True
+    source: Path,
+    *,
+    limits: Limits = _DEFAULT_LIMITS,
+    bar: BarSetting | None = None,
+    follow_links: bool = True,
+    sha256: str | None = None,
 ) -> Frame:
     """Read one frame from a file, with the text file the microscope may have put beside it.
 
@@ -39,11 +44,15 @@ def read_frame(
         limits: bounds, checked before memory is asked for.
         bar: what is known of this instrument's info bar.
         follow_links: False for watch folders, whose file names are not trusted.
+        sha256: what the bytes must be; compared before anything is decoded. None takes any.
 
     Raises:
-        FrameError: the file is missing, not a regular file, truncated, damaged, over a limit, or not a frame.
+        FrameError: the file is missing, not a regular file, truncated, damaged, over a limit, not a frame, or not the
+            one that was asked for.
     """
     data = _file_bytes(source, limits.max_file_bytes, follow_links=follow_links)
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise FrameError(f"{source}: was changed since it was classified; its bytes are others, so it is not shown")
     return frame_from_bytes(
         data, str(source), limits=limits, bar=bar, sidecar=_sidecar_bytes(source, follow_links=follow_links)
     )

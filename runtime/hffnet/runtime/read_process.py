@@ -35,10 +35,10 @@ _MB = 2**20
 ReadFile = Callable[..., Frame]
 
 
-def request_bytes(path: Path, bar: BarSetting | None, limits: Limits) -> bytes:
-    """A request for one file's frame."""
+def request_bytes(path: Path, bar: BarSetting | None, limits: Limits, sha256: str | None = None) -> bytes:
+    """A request for one file's frame; with ``sha256`` only if its bytes still are those."""
     request = {"path": os.fsencode(path).hex(), "bar": asdict(bar) if bar else None, "limits": asdict(limits)}
-    return framed(request)
+    return framed({**request, "sha256": sha256})
 
 
 def framed(message: Mapping[str, Any]) -> bytes:
@@ -93,7 +93,8 @@ def _answer(request: Mapping[str, Any], memory: int, memory_mb: int, read_file: 
     path = Path(os.fsdecode(bytes.fromhex(request["path"])))
     bar = BarSetting(**request["bar"]) if request["bar"] else None
     try:
-        frame = read_file(path, limits=Limits(**request["limits"]), bar=bar, follow_links=False)
+        limits = Limits(**request["limits"])
+        frame = read_file(path, limits=limits, bar=bar, follow_links=False, sha256=request["sha256"])
         _put(memory, frame)
     except (FrameError, MemoryError) as error:
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):

@@ -15,6 +15,7 @@ from hffnet.runtime.events import ClockWatch, draft_from_event
 from hffnet.runtime.hand_over import HandOver
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.records import RecordStore
+from hffnet.runtime.records_inputs import AlreadyArchivedError
 from hffnet.runtime.service import BEAT_S
 from hffnet.runtime.sinks.delivery import Delivery
 from hffnet.runtime.stage_times import StageTimes
@@ -56,6 +57,7 @@ class Recorder:
         self._store, self._deliveries, self._stop, self._on_record = store, deliveries, stop, on_record
         self._clock_watch, self._on_hold = clock_watch or ClockWatch(), on_hold
         self._is_unheard = False
+        self._last_seq = store.last_seq()
         self._drafts = HandOver[tuple[float | None, RecordDraft]](_QUEUE)
         self._thread = Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -97,10 +99,18 @@ class Recorder:
             _log.warning("%s; order and durations of records are not touched", sentence)
             self._event(draft_from_event("clock_jump", sentence, details={"seconds": round(jump_s, 3)}))
         began = monotonic()
-        record = self._committed(draft)
+        try:
+            record = self._committed(draft)
+        except AlreadyArchivedError as error:
+            _log.info("%s", error)
+            return
         if record is None:
             self.num_unrecorded += draft.kind == "result"
             return
+        if record.seq <= self._last_seq:
+            _log.info("%s is record %d already", record.name, record.seq)
+            return
+        self._last_seq = record.seq
         if record.kind == "result" and settled_at is not None:
             ended = monotonic()
             self.counts[str(record.status)] += 1
@@ -142,6 +152,8 @@ class Recorder:
         while True:
             try:
                 record = self._store.append(draft)
+            except AlreadyArchivedError:
+                raise
             except RecordError as error:
                 if not pause_s:
                     _log.error("%s; holding still and trying again", error)

@@ -6,12 +6,11 @@ row counter, and a chain that was recomputed from some row on; both show where `
 a head noted elsewhere (a laboratory journal, a signed export).
 """
 
-import hashlib
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from json import loads
 from pathlib import Path
@@ -35,6 +34,15 @@ from hffnet.runtime.record import (
     text_from_name,
 )
 from hffnet.runtime.records_chain import VerifyReport, why_broken
+from hffnet.runtime.records_inputs import (
+    ARCHIVED,
+    KEEP_KEYS,
+    SAME,
+    SAME_CONTENT,
+    AlreadyArchivedError,
+    input_key,
+    is_path_gone,
+)
 from hffnet.runtime.records_schema import APPLICATION_ID, MIGRATIONS
 
 _log = logging.getLogger(__name__)
@@ -45,14 +53,6 @@ _CACHE_KB = 512  # per connection; rows are written once and read in order, so S
 COLUMNS = ", ".join(RECORD_FIELDS)
 """Of the table, in the order of a record's fields."""
 _INSERT = f"INSERT INTO records ({COLUMNS}) VALUES ({', '.join('?' * len(RECORD_FIELDS))})"  # noqa: S608
-# "input_path = ?", not "IS": only then is the index of results with a path used; else every commit reads every row.
-_SAME = """SELECT seq FROM records WHERE kind = 'result' AND input_path = ? AND input_mtime_ns IS ? AND input_size IS ?
-    AND bundle_sha256 IS ? AND settings_sha256 IS ?"""
-
-_KEEP_KEYS = """INSERT OR IGNORE INTO archived_inputs SELECT
-    input_key(input_path, input_mtime_ns, input_size, bundle_sha256, settings_sha256)
-    FROM records WHERE seq <= ? AND kind = 'result' AND input_path IS NOT NULL"""
-_ARCHIVED = "SELECT 1 FROM archived_inputs WHERE key = ?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,26 +121,25 @@ class RecordStore:
         """Commit a row and return it; a result that is there already is returned, not written again.
 
         The same result: the same file version (path, size, modification time, sha256) under the same bundle and
-        settings.
+        settings. Where the same bytes stand in an earlier row under another name or time, the row says so in
+        ``details``: ``same_as`` is the number of the last such row, ``renamed_from`` its file where that is gone.
 
         Raises:
+            AlreadyArchivedError: that row was moved to an archive.
             RecordError: the disk is full or the file is locked; nothing was written.
         """
         try:
+            details = self._with_earlier(draft)
             with self._write_lock, _transaction(self._writer):
                 same = self._same(draft)
-                return same or self._insert(draft)
+                return same or self._insert(draft if details is None else replace(draft, details=details))
         except sqlite3.Error as error:
             raise RecordError(f"a result cannot be written to {self.path} ({error}); free space or close it") from error
 
     def is_done(self, path: Path, size: int, mtime_ns: int, *, bundle_sha256: str, settings_sha256: str) -> bool:
         """Whether this version of a file has a result, of whatever status, under this bundle and these settings."""
         key = (text_from_name(str(path)), mtime_ns, size, bundle_sha256, settings_sha256)
-        with self._read_lock:
-            return (
-                self._reader.execute(_SAME, key).fetchone() is not None
-                or self._reader.execute(_ARCHIVED, (input_key(*key),)).fetchone() is not None
-            )
+        return bool(self._rows(SAME, key) or self._rows(ARCHIVED, (input_key(*key),)))
 
     def iterate(self, after: int = 0, limit: int | None = None) -> Iterator[Record]:
         """Records with ``seq`` above ``after``, in order; rows that are added meanwhile are included."""
@@ -164,37 +163,30 @@ class RecordStore:
 
     def last_seq(self) -> int:
         """Number of the last record; 0 where there is none."""
-        with self._read_lock:
-            return int(self._reader.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()[0])
+        return int(self._rows("SELECT coalesce(max(seq), 0) FROM records")[0][0])
 
     def overrides(self, seq: int) -> list[Record]:
         """What people decided on a result, oldest first; the last one counts."""
         query = f"SELECT {COLUMNS} FROM records WHERE refers_to = ? AND kind = 'override' ORDER BY seq"  # noqa: S608
-        with self._read_lock:
-            return [record_from_row(row) for row in self._reader.execute(query, (seq,)).fetchall()]
+        return [record_from_row(row) for row in self._rows(query, (seq,))]
 
     def last_seq_before(self, created_utc: str) -> int:
         """Number of the last row of an unbroken run from the first that were all created before a time."""
-        with self._read_lock:
-            found = self._reader.execute("SELECT min(seq) FROM records WHERE created_utc >= ?", (created_utc,))
-            first_kept = found.fetchone()[0]
+        first_kept = self._rows("SELECT min(seq) FROM records WHERE created_utc >= ?", (created_utc,))[0][0]
         return self.last_seq() if first_kept is None else int(first_kept) - 1
 
     def used_bytes(self) -> int:
         """What rows and indices take in the file; pages freed by archiving are used again before it grows."""
-        with self._read_lock:
-            pages, free, size = (
-                int(self._reader.execute(f"PRAGMA {name}").fetchone()[0])
-                for name in ("page_count", "freelist_count", "page_size")
-            )
+        pages, free, size = (
+            int(self._rows(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count", "page_size")
+        )
         return (pages - free) * size
 
     def archived(self) -> Archived:
         """The last row that is in an archive."""
         query = "SELECT last_seq, last_hash, file_name FROM archives ORDER BY last_seq DESC LIMIT 1"
-        with self._read_lock:
-            row = self._reader.execute(query).fetchone()
-        return Archived(**dict(row)) if row else Archived()
+        rows = self._rows(query)
+        return Archived(**dict(rows[0])) if rows else Archived()
 
     def drop_archived(self, last_seq: int, last_hash: str, file_name: str, file_sha256: str) -> Record:
         """Remove rows that stand in an archive, note where the chain goes on, and append the event that says so.
@@ -208,13 +200,14 @@ class RecordStore:
         event = RecordDraft(kind="event", status=None, name="archived", reason=reason, details=archive)
         try:
             with self._write_lock, _transaction(self._writer):
-                self._writer.create_function("input_key", 5, input_key, deterministic=True)
+                self._writer.create_function("input_key", -1, input_key, deterministic=True)
                 row = self._writer.execute("SELECT hash FROM records WHERE seq = ?", (last_seq,)).fetchone()
                 if row is None or row["hash"] != last_hash:
                     raise RecordError(
                         f"{file_name} does not end with record {last_seq} of {self.path}; nothing was removed"
                     )
-                self._writer.execute(_KEEP_KEYS, (last_seq,))
+                for keep in KEEP_KEYS:
+                    self._writer.execute(keep, (last_seq,))
                 self._writer.execute("DELETE FROM records WHERE seq <= ?", (last_seq,))
                 self._writer.execute(
                     "INSERT INTO archives (last_seq, last_hash, file_name, file_sha256) VALUES (?, ?, ?, ?)",
@@ -226,19 +219,20 @@ class RecordStore:
 
     def cursors(self) -> dict[str, int]:
         """Every sink that ever followed these records and what it has delivered."""
-        with self._read_lock:
-            return {str(sink): int(seq) for sink, seq in self._reader.execute("SELECT sink, seq FROM cursors")}
+        return {str(sink): int(seq) for sink, seq in self._rows("SELECT sink, seq FROM cursors")}
 
     def forget_cursor(self, sink: str) -> bool:
         """Forget a sink that is gone for good, so that it holds no rows back; False where it was not known."""
-        with self._read_lock:
-            return self._reader.execute("DELETE FROM cursors WHERE sink = ?", (sink,)).rowcount > 0
+        try:
+            with self._read_lock:
+                return self._reader.execute("DELETE FROM cursors WHERE sink = ?", (sink,)).rowcount > 0
+        except sqlite3.Error as error:
+            raise RecordError(f"the cursor of {sink} cannot be removed from {self.path} ({error})") from error
 
     def cursor(self, sink: str) -> int:
         """Number of the last record that a sink has delivered; 0 for a new sink."""
-        with self._read_lock:
-            row = self._reader.execute("SELECT seq FROM cursors WHERE sink = ?", (sink,)).fetchone()
-        return int(row[0]) if row else 0
+        rows = self._rows("SELECT seq FROM cursors WHERE sink = ?", (sink,))
+        return int(rows[0][0]) if rows else 0
 
     def set_cursor(self, sink: str, seq: int) -> None:
         """Note that a sink has delivered everything up to ``seq``; raises RecordError where that cannot be written."""
@@ -276,11 +270,10 @@ class RecordStore:
                     return VerifyReport(num_rows=num_rows, head=head, broken_seq=seq + 1, reason=reason)
                 is_told = is_told or _tells_of(row, archived)
                 num_rows, head, seq = num_rows + 1, str(row["hash"]), seq + 1
-        with self._read_lock:
-            counter = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+        counter = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'records'")
         reason = None
-        if counter and counter[0] > seq:
-            reason = f"records {seq + 1} to {counter[0]} were written and are gone"
+        if counter and counter[0][0] > seq:
+            reason = f"records {seq + 1} to {counter[0][0]} were written and are gone"
         elif not is_told:
             reason = f"no record tells of the archive {archived.file_name}"
         broken = seq + 1 if reason else None
@@ -305,10 +298,38 @@ class RecordStore:
             return None
         key = (draft.input_path, draft.input_mtime_ns, draft.input_size, draft.bundle_sha256, draft.settings_sha256)
         row = self._writer.execute(
-            f"SELECT {COLUMNS} FROM records WHERE seq IN ({_SAME} AND input_sha256 IS ?)",  # noqa: S608
+            f"SELECT {COLUMNS} FROM records WHERE seq IN ({SAME} AND input_sha256 IS ?)",  # noqa: S608
             (*key, draft.input_sha256),
         ).fetchone()
+        if row is None:
+            self._refuse_archived(*key, draft.input_sha256)
         return record_from_row(row) if row else None
+
+    def _refuse_archived(self, *key_and_content: Json) -> None:
+        archived = self._writer.execute(ARCHIVED, (input_key(*key_and_content[:-1]),)).fetchone()
+        if archived is None:
+            return
+        # Keys of an earlier schema tell the version alone: what is_done says of it has to do.
+        whole = self._writer.execute(ARCHIVED, (input_key(*key_and_content),)).fetchone()
+        if whole is not None or archived["seq"] is None:
+            raise AlreadyArchivedError(
+                f"{key_and_content[0]} has a record in this version already, which was moved to an archive"
+            )
+
+    def _with_earlier(self, draft: RecordDraft) -> dict[str, Json] | None:
+        """The draft's details, with the earlier row of the same bytes; None where there is none."""
+        if draft.kind != "result" or draft.input_sha256 is None:
+            return None
+        content = (draft.input_sha256, draft.bundle_sha256, draft.settings_sha256)
+        if rows := self._rows(SAME_CONTENT, content):
+            seq, path = int(rows[0]["seq"]), rows[0]["input_path"]
+            is_gone = path is not None and path != draft.input_path and is_path_gone(path)
+            renamed: dict[str, Json] = {"renamed_from": path} if is_gone else {}
+        elif rows := self._rows(ARCHIVED, (input_key(*content),)):
+            seq, renamed = int(rows[0]["seq"]), {}
+        else:
+            return None
+        return {**(draft.details or {}), "same_as": seq, **renamed}
 
     def _insert(self, draft: RecordDraft) -> Record:
         last = self._writer.execute("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1").fetchone()
@@ -328,6 +349,13 @@ class RecordStore:
         row["hash"] = row_hash(row, ROW_VERSION)
         self._writer.execute(_INSERT, [row[name] for name in RECORD_FIELDS])
         return record_from_row(row)
+
+    def _rows(self, query: str, values: Sequence[Json] = ()) -> list[sqlite3.Row]:
+        try:
+            with self._read_lock:
+                return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise RecordError(f"{self.path} cannot be read ({error}); close what holds it, or try again") from error
 
     def _page(self, after: int, limit: int) -> list[sqlite3.Row]:
         query = f"SELECT {COLUMNS} FROM records WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
@@ -422,8 +450,3 @@ def _tells_of(row: sqlite3.Row, archived: Archived) -> bool:
         return False
     details = loads(row["details"])
     return bool(details["last_seq"] == archived.last_seq and details["last_hash"] == archived.last_hash)
-
-
-def input_key(*key: Json) -> bytes:
-    """16 bytes for path, modification time, size, bundle and settings of what makes an input "done"."""
-    return hashlib.sha256(canonical_json(key).encode()).digest()[:16]

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from hffnet.runtime.errors import RecordError
 from hffnet.runtime.record import GENESIS, JSON_FIELDS, RECORD_FIELDS, Json, canonical_json
-from hffnet.runtime.records import RecordStore
+from hffnet.runtime.records import Archived, RecordStore
 from hffnet.runtime.records_chain import VerifyReport, why_broken
 from hffnet.runtime.sinks.jsonl_sink import json_line
 from hffnet.runtime.sinks.line_file import write_lines
@@ -89,8 +89,12 @@ def archive_through(
         RecordError: as ``tidy``.
     """
     before = store.archived()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"records-{before.last_seq + 1:09d}-{last_seq:09d}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"{folder} cannot be made ({error.strerror}); name another folder for archives") from error
+    _refuse_foreign(path, store, before, last_seq)
     records = store.iterate(after=before.last_seq, limit=last_seq - before.last_seq)
     write_lines(path, map(json_line, _until(is_stopped, records)))
     try:
@@ -107,6 +111,14 @@ def archive_through(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     store.drop_archived(last_seq, report.head, path.name, sha256)
     return path
+
+
+def _refuse_foreign(path: Path, store: RecordStore, before: Archived, last_seq: int) -> None:
+    """An archive of that name may be what a run left that ended before it removed the rows, and nothing else."""
+    if path.exists() and verify_archive(path, prev_hash=before.last_hash).head != store.get(last_seq).hash:
+        raise RecordError(
+            f"{path} exists and is an archive of other records; nothing was removed: name another folder for archives"
+        )
 
 
 def verify_archive(path: Path, *, prev_hash: str | None = None) -> VerifyReport:

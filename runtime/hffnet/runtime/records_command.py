@@ -53,9 +53,20 @@ def list_records(
 
 
 def _note(record: "Record") -> str:
+    if record.kind == "result":
+        return " ".join(filter(None, (record.reason, _earlier(record))))
     if record.kind != "override":
         return record.reason or ""
     return f"{record.person} on record {record.refers_to}{': ' if record.reason else ''}{record.reason or ''}"
+
+
+def _earlier(record: "Record") -> str:
+    """That these bytes had a record before, for people."""
+    details = record.details or {}
+    if "same_as" not in details:
+        return ""
+    renamed = f", renamed from {details['renamed_from']}" if "renamed_from" in details else ""
+    return f"same bytes as record {details['same_as']}{renamed}"
 
 
 @records.command("show")
@@ -103,7 +114,9 @@ def archive(
     file: FileArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where archives go.", show_default=False)],
     *,
-    keep_days: Annotated[float | None, typer.Option("--keep-days", min=0.0, help="Keep younger rows.")] = None,
+    keep_days: Annotated[
+        float | None, typer.Option("--keep-days", min=0.0, max=36_500.0, help="Keep younger rows.")
+    ] = None,
     max_mb: Annotated[float | None, typer.Option("--max-mb", min=0.0, help="Keep at most so many MiB of rows.")] = None,
     forget_sink: Annotated[
         list[str] | None, typer.Option("--forget-sink", metavar="NAME", help="A sink that is gone for good.")

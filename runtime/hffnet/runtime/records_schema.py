@@ -53,16 +53,24 @@ CREATE TABLE archives (
     file_sha256 TEXT NOT NULL
 )
 """
-# 16 bytes per archived result: a file that still lies in a watched folder stays done.
+# 16 bytes per key of an archived result: a file that still lies in a watched folder stays done.
 _ARCHIVED_INPUTS = "CREATE TABLE archived_inputs (key BLOB PRIMARY KEY) WITHOUT ROWID"
 _OVERRIDES = "CREATE INDEX overrides_of ON records (refers_to) WHERE refers_to IS NOT NULL"
 
 # How often the service ended while the engine had a frame (``in_hand``); a row per frame that ever ended it.
 _ENDS = "CREATE TABLE ends (key BLOB PRIMARY KEY, num INTEGER NOT NULL) WITHOUT ROWID"
+# The same bytes under the same bundle and settings: what a later row of a copy or a renamed file refers to.
+_CONTENTS = """
+CREATE INDEX contents ON records (input_sha256) WHERE kind = 'result' AND input_sha256 IS NOT NULL
+"""
+# Of an archived result: its version as before, its version with its content, and its content alone, each with the
+# number of the row. Keys of earlier schemas have no number.
+_ARCHIVED_SEQ = "ALTER TABLE archived_inputs ADD COLUMN seq INTEGER"
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (_RECORDS, _ONCE, _CURSORS),
     (_DETAILS, _ARCHIVES, _ARCHIVED_INPUTS, _OVERRIDES),
+    (_CONTENTS, _ARCHIVED_SEQ),
     (_ENDS,),
 )
 """Statements that take a file from schema version n to n + 1; ``PRAGMA user_version`` counts them."""

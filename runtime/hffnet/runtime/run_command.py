@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hffnet.runtime.dashboard.settings import ViewChoice
     from hffnet.runtime.live_line import LiveLine
     from hffnet.runtime.pipeline import RunSummary
-    from hffnet.runtime.read_worker import ReadFile
+    from hffnet.runtime.read_worker import OnHeld, ReadFile
     from hffnet.runtime.record import EventName, Json, Record
     from hffnet.runtime.recorder import OnRecord
     from hffnet.runtime.records import RecordStore
@@ -214,6 +214,7 @@ def _check(settings: "RunSettings", *, as_json: bool) -> None:
 def run_settings_through(settings: "RunSettings", *, as_json: bool) -> None:
     """``hffnet run`` with these settings: until the source ends or a signal comes."""
     from hffnet.runtime.records import RecordStore
+    from hffnet.runtime.records_lock import sole_run
     from hffnet.runtime.service import Service
     from hffnet.runtime.signals import stop_on_signals
     from hffnet.runtime.sources import open_source
@@ -222,6 +223,7 @@ def run_settings_through(settings: "RunSettings", *, as_json: bool) -> None:
     stop, begun = Event(), Event()
     with (
         stop_on_signals(stop, begun),
+        sole_run(settings.records.file),
         Service(settings.watchdog_s) as service,
         _live_view(settings) as view,
         _open_classifier(settings) as classifier,
@@ -312,9 +314,15 @@ def _stream(
     name = settings.public().source
     bar = BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None
     sinks = _sinks(settings)
+    identity = (classifier.bundle.sha256, settings.sha256())
+
+    def on_held(sentence: str | None) -> None:
+        event: EventName = "degraded" if sentence else "recovered"
+        _note(store, event, sentence or "files are read again", {}, identity)
+
     with (
         LiveLine(name) as line,
-        _reading(settings, stop) as read_file,
+        _reading(settings, stop, on_held) as read_file,
         view.attached(classifier, store, source, bar, settings.reading) if view else nullcontext(),
     ):
         service.ready(f"classifying {name}")
@@ -336,12 +344,12 @@ def _stream(
 
 
 @contextmanager
-def _reading(settings: "RunSettings", stop: Event) -> "Iterator[ReadFile]":
+def _reading(settings: "RunSettings", stop: Event, on_held: "OnHeld") -> "Iterator[ReadFile]":
     """What decodes files: a process that can be killed, unless that is switched off."""
     from hffnet.runtime.read_worker import ReadWorker, read_here
 
     if settings.reading.process:
-        with ReadWorker(settings.reading, is_stopped=stop.is_set) as worker:
+        with ReadWorker(settings.reading, is_stopped=stop.is_set, on_held=on_held) as worker:
             yield worker
     else:
         yield partial(read_here, settings=settings.reading)
@@ -410,7 +418,7 @@ def _sinks(settings: "RunSettings") -> "list[Sink]":
     if choice.annotated is not None:
         from hffnet.runtime.sinks.annotated_sink import AnnotatedSink
 
-        sinks.append(AnnotatedSink(choice.annotated.folder))
+        sinks.append(AnnotatedSink(choice.annotated.folder, settings.reading))
     return sinks + _remote_sinks(settings)
 
 

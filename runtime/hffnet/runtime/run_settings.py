@@ -75,7 +75,7 @@ class RecordsChoice(_Strict):
 
     file: Path = Path("records.sqlite")
     archive: Path | None = None
-    keep_days: Annotated[float, Field(ge=0.0)] | None = None
+    keep_days: Annotated[float, Field(ge=0.0, le=36_500.0)] | None = None
     max_mb: Annotated[float, Field(ge=1.0)] | None = None
 
     @model_validator(mode="after")

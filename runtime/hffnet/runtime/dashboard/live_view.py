@@ -154,7 +154,13 @@ class LiveView:
         from hffnet.runtime.dashboard.uploads import UploadDecoder
 
         self._source, self._is_ending = source, False
-        self._tell("model", _model_fields(classifier, store, source, self._source_name))
+        self._tell(
+            "model",
+            {
+                **_model_fields(classifier, store, source, self._source_name),
+                "reading": reading.model_dump_json(),
+            },
+        )
         self._tell("phase", {"readiness": "running", "reason": None, "source": self._source_name})
         decode = UploadDecoder(reading, lambda: self._classifier is None)
         with self._classifying:
@@ -346,22 +352,23 @@ class LiveView:
 
     def _classified(self, message: Message) -> Message:
         from hffnet.runtime.classifier import GivenUpError
-        from hffnet.runtime.errors import EngineError
+        from hffnet.runtime.errors import EngineError, ReaderError
 
         number = message.int_of("id")
-        stopping = _refused(number, 503, "the run is stopping and classifies nothing more")
         try:
             if (decode := self._decode) is None:
-                return stopping
+                raise GivenUpError
             frame = decode(bytes(message.payload), message.text_of("name"), self._bar)
             with self._classifying:
-                return (
-                    stopping if self._classifier is None else _answer_of(number, frame, self._classifier, self._pulse)
-                )
+                if self._classifier is None:
+                    raise GivenUpError
+                return _answer_of(number, frame, self._classifier, self._pulse)
         except GivenUpError:
-            return stopping
+            return _refused(number, 503, "the run is stopping and classifies nothing more")
         except EngineError as error:
             return _refused(number, 500, str(error))
+        except ReaderError as error:
+            return _refused(number, 503, str(error))
         except HffnetError as error:
             return _refused(number, 422, str(error))
         except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the view

@@ -1,13 +1,12 @@
 """The frames that can still be shown: a bounded store of previews, filled by the run, or from the file itself.
 
 A file is read again only through its record, never by a name from outside, and shown only where it still holds the
-very bytes that were classified.
+very bytes that were classified, which is asked before anything is decoded (``read_again``).
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -15,8 +14,10 @@ import numpy.typing as npt
 
 from hffnet.runtime.dashboard.pictures import evidence_png, preview_png, reduced
 from hffnet.runtime.dashboard.wire import Message, WireError
-from hffnet.runtime.errors import FrameError, HffnetError
+from hffnet.runtime.errors import HffnetError
 from hffnet.runtime.frame import GreyPixels
+from hffnet.runtime.limits import ReadingSettings
+from hffnet.runtime.read_again import ReadAgain
 from hffnet.runtime.record import Json, Record
 from hffnet.runtime.taxonomy import Taxonomy
 
@@ -77,12 +78,19 @@ def preview_from_message(message: Message) -> Preview:
 class Previews:
     """Keeps the newest previews and the pictures made of them, each within a fixed number of bytes."""
 
-    def __init__(self, taxonomy: Taxonomy, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(
+        self, taxonomy: Taxonomy, most_bytes: int = _MOST_BYTES, reading: ReadingSettings | None = None
+    ) -> None:
+        self._read_again = ReadAgain(reading)
         self._taxonomy, self._most_bytes = taxonomy, most_bytes
         self._kept = OrderedDict[int, Preview]()
         self._encoded = OrderedDict[tuple[int, str], bytes]()
         self._bytes = self._encoded_bytes = 0
         self._lock, self._reading = Lock(), Lock()
+
+    def close(self) -> None:
+        """End the process that reads files again, if one was needed."""
+        self._read_again.close()
 
     def add(self, seq: int, preview: Preview) -> None:
         """Keep one; the oldest go where the space is used up."""
@@ -157,7 +165,7 @@ class Previews:
         if preview is None:
             # One at a time: a file may take as much memory as the limits on frames allow.
             with self._reading:
-                preview = Preview(_picture_from_file(record), None)
+                preview = Preview(_picture_from_file(record, self._read_again), None)
             self.add(record.seq, preview)
         return preview.picture
 
@@ -176,19 +184,16 @@ class Previews:
         return data
 
 
-def _picture_from_file(record: Record) -> GreyPixels:
-    from hffnet.runtime.read import read_frame
-
+def _picture_from_file(record: Record, read_again: ReadAgain) -> GreyPixels:
     gone = f"the frame of record {record.seq} is not at hand any more"
     if record.crop is None or record.input_path is None or record.input_sha256 is None:
         raise GoneError(f"{gone}: it did not come from a file that can be read again")
     if (record.details or {}).get("live") is not None or record.input_size is None:
         raise GoneError(f"{gone}: live frames are kept for a while only")
     try:
-        frame = read_frame(Path(record.input_path), follow_links=False)
-    except FrameError as error:
-        raise GoneError(f"{gone}: its file cannot be read again") from error
-    if frame.sha256 != record.input_sha256:
-        raise GoneError(f"{gone}: its file was changed since")
+        frame = read_again(record)
+    except HffnetError as error:
+        why = "was changed since" if "changed since" in str(error) else "cannot be read again"
+        raise GoneError(f"{gone}: its file {why}") from error
     top, left, height, width = (int(str(record.crop[key])) for key in ("top", "left", "height", "width"))
     return reduced(frame.pixels[top : top + height, left : left + width])

@@ -8,6 +8,7 @@ from typing import Literal
 
 from hffnet.runtime.dashboard.previews import Previews
 from hffnet.runtime.decode import DecodeSpec
+from hffnet.runtime.limits import ReadingSettings
 from hffnet.runtime.record import Json
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_search import RecordSearch
@@ -57,12 +58,13 @@ class Opened:
             store=RecordStore.open(path, create=False),
             search=RecordSearch.open(path),
             follower=RecordSearch.open(path),
-            previews=Previews(taxonomy),
+            previews=Previews(taxonomy, reading=ReadingSettings.model_validate_json(str(fields["reading"]))),
             first_seq=int(str(fields["first_seq"])),
         )
 
     def close(self) -> None:
         """Close the files."""
+        self.previews.close()
         self.search.close()
         self.follower.close()
         self.store.close()

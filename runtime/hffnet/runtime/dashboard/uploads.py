@@ -32,6 +32,7 @@ class UploadDecoder:
 
         Raises:
             FrameError: it cannot be decoded, or took more than it may.
+            ReaderError: no process can be started to decode it.
         """
         if not self._settings.process:
             return frame_from_bytes(data, name, limits=self._settings.limits, bar=bar)
@@ -39,7 +40,7 @@ class UploadDecoder:
             file.write(data)
             file.flush()
             if self._worker is None:
-                self._worker = ReadWorker(self._settings, is_stopped=self._is_stopped)
+                self._worker = ReadWorker(self._settings, is_stopped=self._is_stopped, hold_s=0.0)
             try:
                 return replace(self._worker(Path(file.name), bar), name=name)
             except FrameError as error:

@@ -1,7 +1,8 @@
 """One PNG per classified file: evidence overlay, scale bar and decision, drawn from the record and the file itself.
 
-The file is read again and must still hold the very bytes that were classified; a file that is gone or changed gets no
-picture, and that is told in the log. Live frames are not kept, so there is nothing to draw them on.
+The file is read again (``read_again``) and must still hold the very bytes that were classified; a file that is gone or
+changed gets no picture, and that is told in the log. So is one that drawing fails on: the next record gets its own.
+Live frames are not kept, so there is nothing to draw them on.
 """
 
 import logging
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from hffnet.runtime.durable import whole_file
-from hffnet.runtime.errors import FrameError, RecordError
+from hffnet.runtime.errors import FrameError, HffnetError, RecordError
+from hffnet.runtime.limits import ReadingSettings
+from hffnet.runtime.read_again import ReadAgain
 from hffnet.runtime.record import Record
 
 _log = logging.getLogger(__name__)
@@ -20,11 +23,21 @@ _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class AnnotatedSink:
-    """Writes ``<seq>-<name>.png`` into a folder."""
+    """Writes ``<seq>-<name>.png`` into a folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for the pictures.
+        reading: what reading a file again may cost.
+
+    Attributes:
+        num_skipped: records in this run that got no picture and will get none.
+    """
+
+    def __init__(self, folder: Path, reading: ReadingSettings | None = None) -> None:
         self.name = f"annotated:{folder.absolute()}"
+        self.num_skipped = 0
         self._folder = folder
+        self._read_again = ReadAgain(reading)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -35,13 +48,32 @@ class AnnotatedSink:
         return last_seq if cursor is None else cursor
 
     def deliver(self, records: Sequence[Record]) -> None:
-        """Draw; a picture that is there already is the same one."""
+        """Draw; a picture that is there already is the same one.
+
+        Raises:
+            OSError, HffnetError: the folder cannot be written to, or nothing can be read now; it will come again.
+        """
         for record in records:
-            if record.kind == "result" and record.status == "classified" and record.input_size is not None:
+            if record.kind != "result" or record.status != "classified" or record.input_size is None:
+                continue
+            try:
                 self._draw(record)
+            except FrameError as error:
+                self._skip(record, str(error))
+            except (OSError, HffnetError):
+                raise
+            except Exception as error:  # noqa: BLE001 - one record must not hold up all that follow, nor their archive
+                self._skip(record, f"drawing it ran into a defect: {type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """End the process that reads."""
+        self._read_again.close()
+        if self.num_skipped:
+            _log.warning("sink %s: %d records of this run got no picture", self.name, self.num_skipped)
+
+    def _skip(self, record: Record, reason: str) -> None:
+        self.num_skipped += 1
+        _log.warning("record %d gets no picture: %s", record.seq, reason)
 
     def path_of(self, record: Record) -> Path:
         """Where a record's picture is; names from outside become plain letters."""
@@ -51,22 +83,17 @@ class AnnotatedSink:
     def _draw(self, record: Record) -> None:
         import cv2
 
-        from hffnet.runtime.annotate import overlay, with_legend
-        from hffnet.runtime.read import read_frame
+        from hffnet.runtime.annotate import at_most_for_eyes, overlay, with_legend
 
-        try:
-            frame = read_frame(Path(str(record.input_path)), follow_links=False)
-        except FrameError as error:
-            _log.warning("record %d gets no picture: %s", record.seq, error)
-            return
         evidence = (record.details or {}).get("evidence")
-        if frame.sha256 != record.input_sha256 or not isinstance(evidence, Mapping) or record.crop is None:
-            _log.warning("record %d gets no picture: %s was changed since", record.seq, record.input_path)
-            return
+        if not isinstance(evidence, Mapping) or record.crop is None:
+            raise FrameError(f"the record has no evidence of {record.input_path}")
+        frame = self._read_again(record)
         top, left, height, width = (int(str(record.crop[key])) for key in ("top", "left", "height", "width"))
-        picture = frame.pixels[top : top + height, left : left + width]
+        cropped = frame.pixels[top : top + height, left : left + width]
+        picture, um = at_most_for_eyes(cropped, frame.acquisition.pixel_size_um)
         drawn = overlay(picture, np.array(evidence["map"], np.float32))
-        shown = with_legend(drawn, _lines(record, str(evidence["class"])), frame.acquisition.pixel_size_um)
+        shown = with_legend(drawn, _lines(record, str(evidence["class"])), um)
         _, data = cv2.imencode(".png", shown)
         with whole_file(self.path_of(record)) as temporary:
             temporary.write_bytes(data.tobytes())

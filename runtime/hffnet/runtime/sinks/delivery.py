@@ -55,7 +55,7 @@ class Delivery:
     def notify(self, seq: int) -> None:
         """There are records up to ``seq``; returns at once."""
         with self._changed:
-            self._wanted = seq
+            self._wanted = max(self._wanted, seq)
             self._changed.notify()
 
     def end_in(self, timeout_s: float) -> None:

@@ -46,7 +46,14 @@ _SCHEME = re.compile(r"^([a-z][a-z0-9]+):(.*)$", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells one version of a file from another without reading it."""
+    """What tells one version of a file from another without reading it.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: of its content, since 1970; times that 64 bits do not hold (before 1677, after 2262) are the nearest
+            that they do, because records store them so.
+        inode: of its name.
+    """
 
     size: int
     mtime_ns: int
@@ -55,7 +62,7 @@ class FileStamp:
     @classmethod
     def from_stat(cls, status: os.stat_result) -> Self:
         """The stamp in an ``lstat`` result."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+        return cls(status.st_size, min(max(status.st_mtime_ns, -(2**63)), 2**63 - 1), status.st_ino)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

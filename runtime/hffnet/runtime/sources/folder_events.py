@@ -40,21 +40,31 @@ class FolderEvents:
     def __init__(self, *, is_on: bool = True) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._paths: dict[int, Path] = {}
-        self._told = set[str]()
+        self._watches: dict[Path, int] = {}
+        self._is_told = False
         self._descriptor = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK) if is_on else -1
         if is_on and self._descriptor < 0:
             self._cannot("are not to be had")
 
     def follow(self, path: Path) -> None:
-        """Tell of a folder too; following it twice changes nothing."""
+        """Tell of a folder too, of the one that is there now: another in its place is to be followed anew."""
         if self._descriptor < 0:
             return
         mask = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _ONLYDIR
         watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), mask)
         if watch < 0:
             self._cannot(f"of {path} are not to be had")
-        else:
-            self._paths[watch] = path
+            return
+        if self._watches.get(path, watch) != watch:
+            self.leave(path)
+        self._paths[watch], self._watches[path] = path, watch
+
+    def leave(self, path: Path) -> None:
+        """Tell no more of a folder; one that is not followed is left alone."""
+        watch = self._watches.pop(path, None)
+        if watch is not None and self._paths.get(watch) == path:  # else it was renamed, and is followed by its new name
+            del self._paths[watch]
+            self._libc.inotify_rm_watch(self._descriptor, watch)
 
     def wait(self, timeout_s: float, stop: Event) -> dict[Path, Happened]:
         """Wait until something happens, ``stop`` is set or the time is up; what happened."""
@@ -92,7 +102,7 @@ class FolderEvents:
         return happened
 
     def _cannot(self, what: str) -> None:
-        if what in self._told:
+        if self._is_told:  # once: there may be thousands of folders, and the limit is on their number
             return
-        self._told.add(what)
+        self._is_told = True
         _log.info("events %s (%s); folders are looked at now and then only", what, os.strerror(ctypes.get_errno()))
