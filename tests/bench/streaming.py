@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread, Timer
@@ -84,12 +84,14 @@ class SlowClassifier(Classifier):
 
     pause_s = 0.0
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, pulse: Callable[[], None] | None = None
+    ) -> Prediction:
         """See ``Classifier``."""
         timings = Timings() if timings is None else timings
         with timings.stage("infer"):
             time.sleep(self.pause_s)
-        return super().classify_frame(frame, timings)
+        return super().classify_frame(frame, timings, pulse=pulse)
 
 
 def write_bundle(network: str, path: Path) -> None:

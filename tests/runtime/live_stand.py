@@ -21,12 +21,12 @@ def fake(what: str, slot_bytes: int = 1 << 20) -> Callable[[], CaptureProcess]:
 
 
 def video(path: Path, num: int = 6) -> Path:
-    """A video of noise that grows brighter frame by frame."""
+    """A video of noise that grows brighter frame by frame, and begins again after seven."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (128, 96))
     if not writer.isOpened():
         pytest.skip("this OpenCV cannot write a video to test with")
     for n in range(num):
         picture = np.random.default_rng(n).integers(0, 40, (96, 128, 3), dtype=np.uint8)
-        writer.write(np.asarray(picture + 30 * n, np.uint8))
+        writer.write(np.asarray(picture + 30 * (n % 7), np.uint8))
     writer.release()
     return path

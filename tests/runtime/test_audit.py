@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -272,7 +273,8 @@ def _back_to_schema_1(path: Path) -> None:
         connection.row_factory = sqlite3.Row
         row = {**connection.execute("SELECT * FROM records").fetchone(), "row_version": 1}
         connection.execute("UPDATE records SET row_version = 1, hash = ?", (row_hash(row, 1),))
-        for statement in ("TABLE archives", "TABLE archived_inputs", "INDEX overrides_of", "INDEX contents"):
+        tables = ("archives", "archived_inputs", "ends")
+        for statement in (*(f"TABLE {name}" for name in tables), "INDEX overrides_of", "INDEX contents"):
             connection.execute(f"DROP {statement}")
         connection.execute("ALTER TABLE records DROP COLUMN details")
         connection.execute("PRAGMA user_version = 1")
@@ -320,6 +322,15 @@ def test_a_clock_that_is_set_is_told_once(passed: float, passed_wall: float, jum
     watch = clocks.watch()
     clocks.now, clocks.wall = clocks.now + passed, clocks.wall + passed_wall
     assert watch.jump_s() == (None if jump is None else pytest.approx(jump))
+    assert watch.jump_s() is None
+
+
+def test_a_night_of_sleep_is_no_clock_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept_s = [0.0]
+    clocks = {time.CLOCK_BOOTTIME: slept_s, time.CLOCK_MONOTONIC: [0.0]}
+    monkeypatch.setattr("time.clock_gettime", lambda clock: 100.0 + clocks[clock][0])
+    watch = ClockWatch(wall_clock=lambda: 1.8e9 + slept_s[0])
+    slept_s[0] = 8 * 3600.0
     assert watch.jump_s() is None
 
 

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hffnet.runtime.sources import Notice
 from hffnet.runtime.sources.capture_link import Inbox, Kind, Message, send
 from hffnet.runtime.sources.capture_process import CaptureProcess
+from hffnet.runtime.sources.live_options import LiveOptions
+from hffnet.runtime.sources.live_source import LiveSource, LiveState
 from tests.runtime.live_stand import FAKE, fake
 
 
@@ -40,6 +43,34 @@ def test_frames_cross_the_process_boundary_whole_whatever_their_size() -> None:
         assert indices == sorted(set(indices))
     finally:
         capture.close()
+
+
+def test_a_camera_that_gives_nothing_says_so_and_goes_on() -> None:
+    capture = fake("nothing")()
+    try:
+        messages = received(capture, lambda messages: sum(m.kind is Kind.NOTHING for m in messages) >= 3)
+    finally:
+        capture.close()
+    assert [m.kind for m in messages[:3]] == [Kind.OPENED, Kind.FRAME, Kind.NOTHING]
+
+
+def test_real_captures_that_vanish_and_return_leave_nothing_behind() -> None:
+    """The clock alone is turned by hand; a thousand losses are in test_live_sources, without processes."""
+    before, now = num_descriptors(), [0.0]
+    source = LiveSource("fake", fake("breaks"), LiveOptions(), clock=lambda: monotonic() + now[0])
+    events, end = list[str](), monotonic() + 60
+    while source.num_restarts < 10:
+        assert monotonic() < end, events
+        offer = source.step(0.5)
+        if isinstance(offer, Notice):
+            events.append(offer.event)
+        if source.state is LiveState.RECONNECTING:
+            now[0] += 30.0
+    source._end_capture()
+    # A frame that comes together with its loss is no return, so there may be fewer pairs than losses.
+    assert set(events[::2]) == {"source_lost"}
+    assert set(events[1::2]) == {"source_back"}
+    assert num_descriptors() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Live sources through the whole pipeline: what is classified, dropped and recorded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 
@@ -45,8 +45,10 @@ class PushedDuringInference(Classifier):
         super().__init__(inner.bundle, inner._engine)
         self.source, self.left = source, num
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
-        prediction = super().classify_frame(frame, timings)
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, pulse: Callable[[], None] | None = None
+    ) -> Prediction:
+        prediction = super().classify_frame(frame, timings, pulse=pulse)
         if self.left:
             for n in range(3):
                 self.source.push(noise(10 * self.left + n))
@@ -76,8 +78,10 @@ def test_a_live_source_that_repeats_its_frame_is_frozen(classifier: Classifier, 
     source = PushSource()
 
     class Repeating(PushedDuringInference):
-        def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
-            prediction = Classifier.classify_frame(self, frame, timings)
+        def classify_frame(
+            self, frame: Frame, timings: Timings | None = None, *, pulse: Callable[[], None] | None = None
+        ) -> Prediction:
+            prediction = Classifier.classify_frame(self, frame, timings, pulse=pulse)
             if self.left:
                 source.push(noise(0))
             else:

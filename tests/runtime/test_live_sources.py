@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hffnet.runtime.errors import SourceError
+from hffnet.runtime.errors import SourceAwayError
 from hffnet.runtime.frame import GreyPixels
 from hffnet.runtime.sources import FrameItem, Notice
 from hffnet.runtime.sources.capture_link import Kind, Message
@@ -141,13 +141,64 @@ def test_a_device_that_fails_is_closed_at_once(message: Kind) -> None:
 
 
 @pytest.mark.parametrize("messages", [(), (Kind.FAILED,), (Kind.OPENED,), (Kind.NOTHING,)], ids=str)
-def test_a_device_that_was_never_seen_is_an_error(messages: Sequence[Kind]) -> None:
+def test_a_device_that_is_not_there_at_the_start_is_waited_for(messages: Sequence[Kind]) -> None:
     camera = Camera()
     camera.give(*messages)
-    with pytest.raises(SourceError, match="source fake gave no frame"):
-        camera.until(LiveState.RUNNING)
-    assert camera.source.state is LiveState.ERROR
+    (notice,) = camera.until(LiveState.RECONNECTING)
+    assert isinstance(notice, Notice)
+    assert notice.event == "source_lost"
+    assert "source fake gave no frame" in notice.reason
     assert camera.num_open == 0
+    for _ in range(1000):
+        assert camera.step() is None  # told once, however long it takes
+        camera.now += 0.5
+    while camera.num_open == 0:
+        camera.step()
+        camera.now += 0.05
+    camera.give(Kind.OPENED, Kind.FRAME)
+    back = camera.step()
+    assert isinstance(back, Notice)
+    assert back.event == "source_back"
+    camera.running()
+
+
+def test_who_asks_whether_a_device_is_there_is_told() -> None:
+    camera = Camera()
+    camera.give(Kind.FAILED)
+    with pytest.raises(SourceAwayError, match="gave no frame: No such device"):
+        camera.source.prove()
+    there = Camera()
+    there.give(Kind.OPENED, Kind.FRAME)
+    there.source.prove()
+    assert (camera.num_open, there.num_open) == (0, 0)
+
+
+def test_a_capture_that_cannot_be_started_is_tried_again() -> None:
+    camera = Camera()
+    starts = iter([OSError(24, "Too many open files")])
+
+    def start() -> Camera:
+        for error in starts:
+            raise error
+        return camera.start()
+
+    source = LiveSource("fake", start, LiveOptions(), clock=lambda: camera.now, chance=lambda: 0.5)
+    notice = source.step(0.1)
+    assert isinstance(notice, Notice)
+    assert "Too many open files" in notice.reason
+    camera.now += 2.0
+    source.step(0.1)
+    assert camera.num_open == 1
+
+
+def test_a_defect_leaves_the_source_in_error() -> None:
+    def start() -> Camera:
+        raise ValueError("a defect")
+
+    source = LiveSource("fake", start, LiveOptions())
+    with pytest.raises(ValueError, match="a defect"):
+        next(source.items(Event()))
+    assert source.state is LiveState.ERROR
 
 
 def test_a_thousand_losses_leave_nothing_open_and_one_pair_of_notices_each() -> None:

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -27,7 +27,7 @@ from hffnet.runtime.infobar import BarSetting
 from hffnet.runtime.pipeline import RunSummary, done_in, run_pipeline
 from hffnet.runtime.read_worker import read_here
 from hffnet.runtime.record import Record, RecordDraft
-from hffnet.runtime.recorder import OnRecord
+from hffnet.runtime.recorder import OnHold, OnRecord
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_command import records as records_app
 from hffnet.runtime.result import prediction_json, record_json
@@ -73,6 +73,7 @@ def run(
     *,
     stop: Event | None = None,
     on_record: OnRecord | None = None,
+    on_hold: OnHold | None = None,
 ) -> RunSummary:
     is_done = done_in(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=SETTINGS)
     uri = f"dir:{folder}?poll_s=0.01&settle_s=0&patience_s=0.05"
@@ -84,6 +85,7 @@ def run(
         settings_sha256=SETTINGS,
         stop=stop or Event(),
         on_record=on_record,
+        on_hold=on_hold,
     )
 
 
@@ -208,13 +210,15 @@ class Scripted(Classifier):
         super().__init__(inner.bundle, inner._engine)
         self.left, self.happening = number, happening
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, pulse: Callable[[], None] | None = None
+    ) -> Prediction:
         self.left -= 1
         if self.left == 0:
             if isinstance(self.happening, Exception):
                 raise self.happening
             self.happening()  # type: ignore[operator]
-        return super().classify_frame(frame, timings)
+        return super().classify_frame(frame, timings, pulse=pulse)
 
 
 def test_a_defect_on_one_frame_does_not_end_the_run(folder: Path, classifier: Classifier, store: RecordStore) -> None:
@@ -295,7 +299,10 @@ def test_a_full_disk_holds_the_run_and_loses_nothing(
         return append(draft)
 
     monkeypatch.setattr(store, "append", sometimes)
-    assert run(folder, classifier, store).counts == {"classified": 5}
+    told = list[tuple[str | None, int]]()
+    summary = run(folder, classifier, store, on_hold=lambda sentence: told.append((sentence, len(refusals))))
+    assert summary.counts == {"classified": 5}
+    assert told == [("degraded: holding still, disk full", 2), (None, 0)]  # with the first refusal, not afterwards
     assert [record.name for record in store.iterate()] == ["0.tif", "1.tif", "2.tif", "degraded", "3.tif", "4.tif"]
 
 

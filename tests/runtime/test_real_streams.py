@@ -10,7 +10,6 @@ from threading import Event
 import numpy as np
 import pytest
 
-from hffnet.runtime.errors import SourceError
 from hffnet.runtime.sources import FrameItem, Notice, open_source
 from hffnet.runtime.sources.live_source import LiveSource, LiveState
 from tests.runtime.rtsp_server import HEIGHT, WIDTH, RtspServer
@@ -89,5 +88,10 @@ def test_a_rectangle_of_the_screen_is_seen_as_it_is(screen: Path) -> None:
 def test_without_a_screen_the_source_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mss", reason="no mss: pip install 'hffnet[screen]'")
     monkeypatch.setenv("DISPLAY", ":4711")
-    with pytest.raises(SourceError, match="is there an X11 display"):
-        next(open_source("screen:0,0,64,48?open_timeout_s=20").items(Event()))
+    stop = Event()
+    items = open_source("screen:0,0,64,48?open_timeout_s=20").items(stop)
+    notice = next(items)
+    assert isinstance(notice, Notice)
+    assert "is there an X11 display" in notice.reason
+    stop.set()
+    assert list(items) == []

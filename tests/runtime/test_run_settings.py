@@ -1,8 +1,12 @@
 """Settings of a run: one strict file, checked before anything starts; signs of life for a supervisor."""
 
+import configparser
 import json
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -11,11 +15,12 @@ import typer
 from typer.testing import CliRunner
 
 from hffnet.runtime.engines.tensorrt import GpuSettings
-from hffnet.runtime.errors import ConfigError, RecordError
+from hffnet.runtime.errors import ConfigError, HffnetError
 from hffnet.runtime.records import RecordStore
-from hffnet.runtime.run_command import run
+from hffnet.runtime.run_command import _tell_holding, run
 from hffnet.runtime.run_settings import settings_from_toml, settings_of_run
 from hffnet.runtime.service import Service
+from hffnet.runtime.sinks.metrics_sink import MetricsSink
 
 APP = typer.Typer()
 APP.command()(run)
@@ -129,14 +134,67 @@ def test_check_starts_and_writes_nothing(tmp_path: Path, bundle_path: Path) -> N
     assert {*tmp_path.rglob("*")} == before
 
 
-def test_check_finds_a_foreign_records_file_and_a_missing_folder(tmp_path: Path, bundle_path: Path) -> None:
-    config = small(tmp_path, bundle_path)
-    (tmp_path / "records.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 99)
-    with pytest.raises(RecordError):
-        CliRunner().invoke(APP, ["--config", str(config), "--check"], catch_exceptions=False)
-    (tmp_path / "records.sqlite").unlink()
+def code_of(config: Path, *options: str) -> int:
+    with pytest.raises(HffnetError) as caught:
+        CliRunner().invoke(APP, ["--config", str(config), *options], catch_exceptions=False)
+    return caught.value.exit_code
+
+
+@pytest.mark.parametrize("options", [("--check",), ("--once",)], ids=["check", "run"])
+def test_what_passes_is_told_from_what_does_not(tmp_path: Path, bundle_path: Path, options: tuple[str, ...]) -> None:
+    """systemd starts the unit again after 4, a device or share that may come, and not after 3."""
+    config, records = small(tmp_path, bundle_path), tmp_path / "records.sqlite"
+    records.write_bytes(b"not a database, but long enough to be looked at" * 99)
+    assert code_of(config, *options) == 3
+    records.unlink()
+    records.mkdir()  # what cannot be opened: no folder, no right, no space
+    assert code_of(config, *options) == 4
+    records.rmdir()
     (tmp_path / "in").rmdir()
-    assert CliRunner().invoke(APP, ["--config", str(config), "--check"]).exit_code != 0
+    assert code_of(config, *options) == 4
+
+
+def test_a_locked_records_file_passes(tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hffnet.runtime.records._BUSY_S", 0.01)
+    config, records = small(tmp_path, bundle_path), tmp_path / "records.sqlite"
+    RecordStore.open(records).close()
+    with closing(sqlite3.connect(records, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert code_of(config, "--once") == 4
+
+
+def test_check_tells_of_a_camera_that_is_off(tmp_path: Path, bundle_path: Path) -> None:
+    config = small(tmp_path, bundle_path)
+    off = config.read_text().replace(f'"{tmp_path / "in"}"', '"v4l2:/dev/v4l/by-id/absent?open_timeout_s=10"')
+    config.write_text(off)
+    assert code_of(config, "--check") == 4
+
+
+def test_the_unit_is_started_again_for_what_passes_and_never_meets_its_limit() -> None:
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(Path(__file__).parents[2] / "deploy" / "hffnet.service")
+    assert {int(code) for code in unit["Service"]["RestartPreventExitStatus"].split()} == {2, 3}
+    most, within_s = int(unit["Unit"]["StartLimitBurst"]), float(unit["Unit"]["StartLimitIntervalSec"])
+    assert float(unit["Service"]["RestartSec"]) * most > within_s
+
+
+def test_while_records_cannot_be_written_who_can_hear_it_is_told(tmp_path: Path) -> None:
+    sink, path = MetricsSink(tmp_path / "hffnet.prom"), tmp_path / "hffnet.prom"
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        service = Service(environment={"NOTIFY_SOCKET": address})
+        service.ready("classifying /data")
+        _tell_holding(service, None, [sink], "degraded: the disk\nis full")
+        while not path.exists() or "hffnet_holding 1" not in path.read_text():
+            Event().wait(0.01)
+        _tell_holding(service, None, [sink], None)
+        while "hffnet_holding 0" not in path.read_text():
+            Event().wait(0.01)
+        systemd.settimeout(0.0)
+        heard = [systemd.recv(200).decode() for _ in range(3)]
+    assert heard[1:] == ["STATUS=degraded: the disk\\nis full", "STATUS=classifying /data"]
 
 
 def test_a_run_by_file_records_its_settings_and_writes_metrics(tmp_path: Path, bundle_path: Path) -> None:

@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 import pytest
 
-from hffnet.runtime.errors import ConfigError, SourceError
+from hffnet.runtime.errors import ConfigError, SourceAwayError
 from hffnet.runtime.sources import FrameItem, Item, Notice, open_source, watch_folder
 from hffnet.runtime.sources import folder_events as events_module
 from hffnet.runtime.sources import folder_listing as listing_module
@@ -367,9 +367,9 @@ def test_one_file_is_a_source_whatever_its_name(folder: Path) -> None:
         pytest.param("dir:{}?patern=*.tif", ConfigError, "it takes pattern", id="unknown option"),
         pytest.param("dir:{}?poll_s=0", ConfigError, "poll_s", id="option out of range"),
         pytest.param("dir:{}?pattern=,", ConfigError, "is empty", id="empty pattern"),
-        pytest.param("dir:{}/absent", SourceError, "create it", id="absent folder"),
-        pytest.param("{}/absent.tif", SourceError, "neither a folder nor a file", id="absent file"),
-        pytest.param("glob:{}/*.tif", SourceError, "no file matches", id="nothing matches"),
+        pytest.param("dir:{}/absent", SourceAwayError, "create or mount it", id="absent folder"),
+        pytest.param("{}/absent.tif", SourceAwayError, "neither a folder nor a file", id="absent file"),
+        pytest.param("glob:{}/*.tif", SourceAwayError, "no file matches", id="nothing matches"),
     ],
 )
 def test_a_source_that_cannot_be_opened_says_why(folder: Path, uri: str, error: type[Exception], sentence: str) -> None:

@@ -10,10 +10,11 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from hffnet.runtime.errors import ConfigError, FrameError, SourceError
-from hffnet.runtime.sources import FileStamp, FrameItem, open_source
+from hffnet.runtime.errors import ConfigError, FrameError, SourceAwayError, SourceError
+from hffnet.runtime.sources import FileStamp, FrameItem, Notice, open_source
 from hffnet.runtime.sources.array_source import ArraySource, PushSource
 from hffnet.runtime.sources.live_options import address_from_uri
+from hffnet.runtime.sources.live_source import LiveSource
 from hffnet.runtime.sources.stream_source import StreamSource
 from tests.runtime.live_stand import PIXELS, video
 
@@ -49,11 +50,43 @@ def test_a_damaged_video_is_told(tmp_path: Path) -> None:
         frames_of(f"video:{path}")
 
 
-def test_a_stream_that_is_not_there_is_an_error_and_hides_the_password() -> None:
+def test_a_stream_that_is_not_there_is_waited_for_and_hides_the_password() -> None:
+    uri, stop = "rtsp://me:secret@127.0.0.1:9/live#open_timeout_s=5", Event()
+    items = open_source(uri).items(stop)
+    notice = next(items)
+    assert isinstance(notice, Notice)
+    assert notice.event == "source_lost"
+    assert "source rtsp://127.0.0.1:9/live gave no frame" in notice.reason
+    assert "secret" not in notice.reason
+    stop.set()
+    assert list(items) == []
+
+
+def test_a_stream_that_is_not_there_is_told_to_who_asks() -> None:
     source = open_source("rtsp://me:secret@127.0.0.1:9/live#open_timeout_s=5")
-    with pytest.raises(SourceError, match="source rtsp://127") as caught:
-        next(source.items(Event()))
+    assert isinstance(source, LiveSource)
+    with pytest.raises(SourceAwayError, match="source rtsp://127") as caught:
+        source.prove()
     assert "secret" not in str(caught.value)
+
+
+def test_a_rectangle_of_the_screen_is_looked_at_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="names no rectangle"):
+        open_source("screen:all")
+
+
+@pytest.mark.parametrize(("share", "num_notices"), [(1.0, 0), (0.5, 1)], ids=["whole", "cut at half"])
+def test_a_video_that_is_cut_off_is_told_at_its_end(tmp_path: Path, share: float, num_notices: int) -> None:
+    path = video(tmp_path / "a.avi", 60)
+    data = path.read_bytes()
+    path.write_bytes(data[: round(len(data) * share)])
+    items = list(open_source(f"video:{path}?every=7").items(Event()))
+    notices = [item for item in items if isinstance(item, Notice)]
+    assert len(notices) == num_notices
+    assert isinstance(items[0], FrameItem)
+    for notice in notices:
+        assert notice is items[-1]
+        assert "of about 60 frames; it is cut off or damaged" in notice.reason
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 The streaming pipeline runs the very same steps; what it adds is sources, records and sinks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -95,6 +95,10 @@ _Values = npt.NDArray[np.float32]
 _FieldAnswer = tuple[Decision | None, Area | None, _Values | None, _Values | None, GateResult]
 
 
+class GivenUpError(Exception):
+    """A frame was given up between two batches of its tiles, because whoever asked for it is ending."""
+
+
 class Timings(dict[str, float]):
     """Milliseconds by stage, monotonic clock; a stage that comes again adds up."""
 
@@ -174,12 +178,16 @@ class Classifier:
             frame = read_frame(Path(source))
         return self.classify_frame(frame, timings)
 
-    def classify_frame(self, frame: Frame, timings: Timings | None = None) -> Prediction:
+    def classify_frame(
+        self, frame: Frame, timings: Timings | None = None, *, pulse: Callable[[], None] | None = None
+    ) -> Prediction:
         """Classify one frame that was read already, or prepared too.
 
         Args:
             frame: see ``hffnet.runtime.read``, or `prepared`.
             timings: stages are added to it.
+            pulse: called between two batches of a frame that is cut into tiles, which may take minutes; whatever it
+                raises gives the frame up (`GivenUpError`).
         """
         timings = Timings() if timings is None else timings
         manifest = self.bundle.manifest
@@ -187,7 +195,7 @@ class Classifier:
         gates = ready.gates
         decision, logits, evidence, area = None, None, None, None
         if ready.tile_px is not None:
-            decision, area, logits, evidence, gate = self._classify_field(frame, ready.tile_px, timings)
+            decision, area, logits, evidence, gate = self._classify_field(frame, ready.tile_px, timings, pulse)
             gates += (gate,)
         elif ready.input_hw is not None:
             outputs = self._infer(ready.input_hw[None], timings)
@@ -250,12 +258,16 @@ class Classifier:
             seen=seen,
         )
 
-    def _classify_field(self, frame: Frame, side: int, timings: Timings) -> _FieldAnswer:
+    def _classify_field(
+        self, frame: Frame, side: int, timings: Timings, pulse: Callable[[], None] | None
+    ) -> _FieldAnswer:
         """Tiles in batches; those that are blank or unlike what the model knows leave their place open."""
         manifest = self.bundle.manifest
         field = FieldOfView(frame, side, self._tiles or TileSettings(side_px=max(side, 32)), manifest.taxonomy)
         pictures = field.pictures(self._gates.min_contrast)
         while batch := list(islice(pictures, _TILES_AT_ONCE)):
+            if pulse is not None:
+                pulse()
             with timings.stage("preprocess"):
                 input_NHW = np.stack([self._preprocess(tile) for _, tile in batch])
             outputs = self._infer(input_NHW, timings)

@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command module: ``hffnet --hel
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
@@ -14,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from hffnet.runtime.errors import ExitCode, HffnetError
+from hffnet.runtime.stderr import OneLineFormatter, say, say_line, settle_stderr
 
 GROUP = "hffnet.commands"
 _ORDER = (
@@ -82,11 +84,9 @@ def _global_options(
     ] = False,
 ) -> None:
     del show_version
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s" if debug else "hffnet: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter("%(levelname)s %(name)s: %(message)s" if debug else "hffnet: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,13 +113,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(HffnetError(sentence), ExitCode.WRONG_USE, arguments)
     except (KeyboardInterrupt, typer.Abort):
         code = _complain(_INTERRUPTED, ExitCode.INTERRUPTED, arguments)
-    except BrokenPipeError:
-        # The reader of our output went away (`hffnet … | head`): not an error; stdout must not be flushed again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.DONE
+    except (BrokenPipeError, SystemExit) as error:
+        code = _code_of_broken_pipe(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence instead of a traceback
         code = _complain(error, _INTERNAL_ERROR, arguments)
+    settle_stderr()
     sys.exit(int(code or 0))
+
+
+def _code_of_broken_pipe(error: BrokenPipeError | SystemExit, arguments: Sequence[str]) -> int:
+    """Typer answers to a broken pipe, whichever it is, by leaving with 1; any other way of leaving goes on."""
+    broken = error.__context__ if isinstance(error, SystemExit) else error
+    if not isinstance(broken, BrokenPipeError):
+        raise error
+    return ExitCode.DONE if _is_stdout_gone() else _complain(broken, _INTERNAL_ERROR, arguments)
+
+
+def _is_stdout_gone() -> bool:
+    """Whether the reader of our results went away (`hffnet … | head`), which is not an error.
+
+    Any other pipe that broke is one: a service that ended so must be started anew.
+    """
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+        return False
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())  # what is left in its buffer must not break at exit again
+    os.close(null)
+    return True
 
 
 def _complain(error: Exception, code: int, arguments: Sequence[str]) -> int:
@@ -127,9 +149,12 @@ def _complain(error: Exception, code: int, arguments: Sequence[str]) -> int:
         logging.getLogger(__name__).error("failed", exc_info=error)
     if code == _INTERNAL_ERROR:
         sentence = f"this is a defect: {type(error).__name__}: {error}; run hffnet --debug … and report what it shows"
-        print(f"hffnet: {sentence}", file=sys.stderr)  # noqa: T201
     else:
-        print(f"hffnet: {error}", file=sys.stderr)  # noqa: T201
+        sentence = str(error)
+    first, *rest = sentence.split("\n")
+    say(first)
+    for line in rest:
+        say_line(line)
     return code
 
 

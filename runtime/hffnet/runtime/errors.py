@@ -56,8 +56,20 @@ class SourceError(HffnetError):
     """A source of frames cannot be opened or has failed for good."""
 
 
+class SourceAwayError(SourceError):
+    """A source is not there now and may come: a device that is off, a share that is not mounted."""
+
+    exit_code = ExitCode.MISSING
+
+
 class RecordError(HffnetError):
     """The records cannot be opened, written or trusted: foreign file, newer version, disk full."""
+
+
+class RecordsAwayError(RecordError):
+    """The records cannot be reached now and may be later: locked, disk full, folder not mounted."""
+
+    exit_code = ExitCode.MISSING
 
 
 class GraphError(HffnetError):

@@ -1,7 +1,7 @@
 """What happened to the service, as rows of the audit trail: started, stopped, degraded, its clock was set."""
 
+import time
 from collections.abc import Callable, Mapping
-from time import monotonic, time
 
 from hffnet.runtime.record import EventName, Json, RecordDraft, text_from_name
 
@@ -40,15 +40,24 @@ def draft_from_event(
     )
 
 
+def since_boot() -> float:
+    """Seconds since the machine started, sleep included: where a laptop slept, its clock was not set.
+
+    Python's ``monotonic`` stands still while the machine sleeps (clock_gettime(2)); systems without such a clock
+    have that.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class ClockWatch:
     """Notices that the wall clock was set: boards without a battery start in 1970 and jump at the first sync.
 
     Args:
-        clock: monotonic seconds.
+        clock: monotonic seconds that go on while the machine sleeps.
         wall_clock: seconds since 1970.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic, wall_clock: Callable[[], float] = time) -> None:
+    def __init__(self, clock: Callable[[], float] = since_boot, wall_clock: Callable[[], float] = time.time) -> None:
         self._clock, self._wall_clock = clock, wall_clock
         self._last = clock(), wall_clock()
 

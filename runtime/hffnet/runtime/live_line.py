@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from hffnet.runtime.record import Record
 from hffnet.runtime.stage_times import StageTimes
+from hffnet.runtime.stderr import printable, say
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -36,8 +37,7 @@ class LiveLine:
 
             self._status.update(escape(line))
         else:
-            sys.stderr.write(f"hffnet: {line}\n")
-            sys.stderr.flush()
+            say(line)
 
     def _line(self, record: Record, times: StageTimes, seconds: float) -> str:
         decision = "/".join(record.answer) or ("unsure" if record.class_path else str(record.status))
@@ -45,7 +45,7 @@ class LiveLine:
             decision += f" {record.confidence[len(record.answer) - 1]:.3f}"
         rate = self._num / max(seconds, 1e-3)
         latency_ms = times.p50("total") or 0.0
-        name = record.name.encode("ascii", "backslashreplace").decode()
+        name = printable(record.name).encode("ascii", "backslashreplace").decode()
         return f"{self._num} frames, {rate:.1f}/s, latency p50 {latency_ms:.0f} ms; {name}: {decision}"
 
     def __enter__(self) -> Self:

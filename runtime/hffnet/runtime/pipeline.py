@@ -20,7 +20,7 @@ from hffnet.runtime.events import draft_from_event
 from hffnet.runtime.hand_over import HandOver
 from hffnet.runtime.read_worker import ReadFile, read_here
 from hffnet.runtime.record import Json, RecordDraft, plain
-from hffnet.runtime.recorder import OnRecord, Recorder
+from hffnet.runtime.recorder import OnHold, OnRecord, Recorder
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.result import draft_from_failure, draft_from_prediction
 from hffnet.runtime.service import BEAT_S
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hffnet.runtime.classifier import Classifier, Prediction, Timings
     from hffnet.runtime.frame import Frame
     from hffnet.runtime.gates import FrameFingerprint
+    from hffnet.runtime.in_hand import InHand
     from hffnet.runtime.infobar import BarSetting
     from hffnet.runtime.smoothing import SmoothingSettings
     from hffnet.runtime.taxonomy import Taxonomy
@@ -42,8 +43,8 @@ OnFrame = Callable[[str, "Frame", "Prediction"], None]
 
 _log = logging.getLogger(__name__)
 _QUEUE = 1  # of each hand-over: a 12 MB frame that waits is 12 MB
-# What threads get at the end: with the frame in hand, all of it stays within five seconds.
-_READER_S, _SINKS_S = 1.0, 1.0
+# What the frame in hand and threads get at the end: all of it stays within five seconds.
+_FRAME_S, _READER_S, _SINKS_S = 1.5, 1.0, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,12 @@ def run_pipeline(
     smoothing: "SmoothingSettings | None" = None,
     beat: Callable[[], None] = lambda: None,
     on_frame: "OnFrame | None" = None,
+    on_hold: OnHold | None = None,
 ) -> RunSummary:
     """Classify everything the source offers until it ends or ``stop`` is set; then finish the frame in hand.
+
+    A frame of so many tiles that it would outlast the stop is given up, unrecorded, and redone by the next run. One
+    that ended the process three times, by a crash or a watchdog, is recorded as failed and not tried again.
 
     A frame that cannot be read or processed is recorded as failed, with its reason, and the run goes on. While records
     cannot be written (disk full) the run holds still and tries again; nothing is lost, the source waits.
@@ -124,18 +129,24 @@ def run_pipeline(
         bar: what is known of the instrument's info bar.
         read_file: decodes files, on the reader's thread; ``ReadWorker`` does so in a process that can be killed.
         smoothing: also decide on live frames of one field of view together; None does not.
-        beat: called by the loop that classifies, at least once a second while it waits: the sign of life.
+        beat: called by the loop that classifies, at least once a second while it waits and between two batches of
+            tiles: the sign of life.
         on_frame: called with each frame that was decided on, before it is recorded, on the caller's thread.
+        on_hold: called when records cannot be written, at once, and when they can again.
 
     Raises:
         EngineError: the engine failed; what was in hand is not recorded and will be redone.
         HffnetError: a sink cannot continue what it found; told before the first frame.
     """
+    from hffnet.runtime.classifier import GivenUpError
+    from hffnet.runtime.in_hand import InHand
+
     began = monotonic()
     deliveries = {sink.name: Delivery(sink, store) for sink in sinks}
-    recorder = Recorder(store, list(deliveries.values()), stop, on_record)
+    recorder = Recorder(store, list(deliveries.values()), stop, on_record, on_hold=on_hold)
+    in_hand = InHand(store, bundle_sha256=classifier.bundle.sha256, settings_sha256=settings_sha256)
     reader = _Reader(source, stop, bar, read_file, classifier)
-    desk = _Desk(classifier, settings_sha256, smoothing, on_frame)
+    desk = _Desk(classifier, settings_sha256, smoothing, on_frame, _Pulse(stop, beat), in_hand)
     try:
         for arrival in reader.arrivals_until(stop, beat):
             match arrival:
@@ -150,12 +161,15 @@ def run_pipeline(
                 break
         was_stopped = stop.is_set()
         if not was_stopped:
-            recorder.finish()
+            recorder.finish(beat)
+    except GivenUpError:
+        was_stopped = True
     finally:
         stop.set()
+        in_hand.close()
         reader.close()
-        recorder.finish()
-        undelivered = {name: delivery.close(_SINKS_S) for name, delivery in deliveries.items()}
+        recorder.finish(beat)
+        undelivered = _closed(deliveries)
     for error in (reader.error, recorder.error):
         if error is not None:
             raise error
@@ -168,6 +182,37 @@ def run_pipeline(
         undelivered={name: num for name, num in undelivered.items() if num},
         dropped=dict(desk.dropped),
     )
+
+
+def _closed(deliveries: Mapping[str, Delivery]) -> dict[str, int]:
+    """Close the sinks, which have one time together; records that each gets in the next run."""
+    until = monotonic() + _SINKS_S
+    for delivery in deliveries.values():
+        delivery.end_in(_SINKS_S)
+    return {name: delivery.close(max(until - monotonic(), 0.0)) for name, delivery in deliveries.items()}
+
+
+class _Pulse:
+    """What happens between two batches of a frame's tiles: a sign of life, and the end of a frame that takes too long.
+
+    Raises:
+        GivenUpError: the run was to stop ``_FRAME_S`` ago.
+    """
+
+    def __init__(self, stop: Event, beat: Callable[[], None]) -> None:
+        self._stop, self._beat = stop, beat
+        self._until: float | None = None
+
+    def __call__(self) -> None:
+        from hffnet.runtime.classifier import GivenUpError
+
+        self._beat()
+        if not self._stop.is_set():
+            return
+        if self._until is None:
+            self._until = monotonic() + _FRAME_S
+        if monotonic() >= self._until:
+            raise GivenUpError
 
 
 class _Reader:
@@ -305,26 +350,29 @@ class _Desk:
         settings_sha256: str,
         smoothing: "SmoothingSettings | None",
         on_frame: "OnFrame | None",
+        pulse: _Pulse,
+        in_hand: "InHand",
     ) -> None:
         from hffnet.runtime.smoothing import Smoother
 
         manifest = classifier.bundle.manifest
         self._smoother = Smoother(smoothing, manifest.taxonomy, manifest.decode) if smoothing else None
         self.dropped = Counter[str]()
-        self._on_frame = on_frame
+        self._on_frame, self._pulse, self._in_hand = on_frame, pulse, in_hand
         self._classifier, self._settings_sha256 = classifier, settings_sha256
 
     def draft(self, arrival: _Arrival) -> RecordDraft:
-        """The row of an arrival; an EngineError is nobody's result and goes up."""
-        from hffnet.runtime.classifier import Timings
+        """The row of an arrival; an EngineError is nobody's result and goes up, as does a frame that is given up."""
+        from hffnet.runtime.classifier import GivenUpError, Timings
 
-        reason = arrival.reason
+        reason = arrival.reason or self._why_not_again(arrival.item)
         timings = Timings(arrival.timings_ms)
         timings["queued"] = timings.get("queued", 0.0) + (monotonic() - arrival.at) * 1e3
-        if arrival.frame is not None:
+        if arrival.frame is not None and not reason:
             try:
-                return self._classified(arrival, arrival.frame, timings)
-            except EngineError:
+                with self._in_hand.holding(arrival.item):
+                    return self._classified(arrival, arrival.frame, timings)
+            except (EngineError, GivenUpError):
                 raise
             except HffnetError as error:
                 reason = str(error)
@@ -341,8 +389,16 @@ class _Desk:
             details=self._facts(arrival.item),
         )
 
+    def _why_not_again(self, item: Item | FrameItem) -> str:
+        from hffnet.runtime.in_hand import MOST_ENDS
+
+        num = self._in_hand.num_ends(item)
+        if num < MOST_ENDS:
+            return ""
+        return f"ended the service {num} times while the engine had it; it is not tried again under these settings"
+
     def _classified(self, arrival: _Arrival, frame: "Frame", timings: "Timings") -> RecordDraft:
-        prediction = self._classifier.classify_frame(frame, timings)
+        prediction = self._classifier.classify_frame(frame, timings, pulse=self._pulse)
         if self._on_frame is not None:
             self._on_frame(arrival.item.name, frame, prediction)
         taxonomy = self._classifier.bundle.manifest.taxonomy

@@ -17,8 +17,8 @@ Kind = Literal["result", "override", "event"]
 happened to the service; ``name`` is one of ``EventName``."""
 
 EventName = Literal["start", "stop", "degraded", "recovered", "clock_jump", "source_lost", "source_back", "archived"]
-"""``degraded``: records could not be written for a while, or files cannot be read, until ``recovered``.
-``archived``: rows were moved to an archive file."""
+"""``degraded``: records could not be written for a while (the row comes when they can again), or files cannot be read,
+until ``recovered``. ``archived``: rows were moved to an archive file."""
 
 Status = Literal["classified", "not_classified", "failed"]
 """``not_classified``: a gate refused the frame. ``failed``: it could not be read or processed."""

@@ -16,6 +16,7 @@ from hffnet.runtime.hand_over import HandOver
 from hffnet.runtime.record import Record, RecordDraft
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_inputs import AlreadyArchivedError
+from hffnet.runtime.service import BEAT_S
 from hffnet.runtime.sinks.delivery import Delivery
 from hffnet.runtime.stage_times import StageTimes
 
@@ -25,6 +26,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 OnRecord = Callable[[Record, StageTimes], None]
 """Called after each commit, on the recorder's thread."""
+
+OnHold = Callable[[str | None], None]
+"""Called on the recorder's thread with a sentence when records cannot be written, and with None when they can again."""
 
 
 class Recorder:
@@ -44,13 +48,15 @@ class Recorder:
         stop: Event,
         on_record: OnRecord | None,
         clock_watch: ClockWatch | None = None,
+        on_hold: OnHold | None = None,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.times = StageTimes()
         self.num_unrecorded = 0
         self.error: BaseException | None = None
         self._store, self._deliveries, self._stop, self._on_record = store, deliveries, stop, on_record
-        self._clock_watch = clock_watch or ClockWatch()
+        self._clock_watch, self._on_hold = clock_watch or ClockWatch(), on_hold
+        self._is_unheard = False
         self._last_seq = store.last_seq()
         self._drafts = HandOver[tuple[float | None, RecordDraft]](_QUEUE)
         self._thread = Thread(target=self._run, name="recorder", daemon=True)
@@ -69,10 +75,13 @@ class Recorder:
         """
         return self._drafts.put((settled_at, draft))
 
-    def finish(self) -> None:
-        """Wait until what was handed over is committed, or given up after a stop."""
+    def finish(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Wait until what was handed over is committed, or given up after a stop; ``beat`` is called meanwhile."""
         self._drafts.end()
-        self._thread.join()
+        self._thread.join(BEAT_S)
+        while self._thread.is_alive():
+            beat()
+            self._thread.join(BEAT_S)
 
     def _run(self) -> None:
         try:
@@ -109,8 +118,27 @@ class Recorder:
             self.times.add({**draft.timings_ms, **own})
         for delivery in self._deliveries:
             delivery.notify(record.seq)
-        if self._on_record:
+        self._show(record)
+
+    def _show(self, record: Record) -> None:
+        """What only shows results must not end them: a lost terminal, a full disk under a log file."""
+        if self._on_record is None:
+            return
+        try:
             self._on_record(record, self.times)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the record is committed
+            level = logging.DEBUG if self._is_unheard else logging.ERROR
+            _log.log(level, "record %d is committed and cannot be shown: %r", record.seq, error)
+            self._is_unheard = True
+        else:
+            self._is_unheard = False
+
+    def _hold(self, sentence: str | None) -> None:
+        try:
+            if self._on_hold is not None:
+                self._on_hold(sentence)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("that the run holds still, or goes on, could not be told")
 
     def _event(self, draft: RecordDraft) -> None:
         """Events are worth a row, not a standstill: one that cannot be written is told in the log alone."""
@@ -129,6 +157,7 @@ class Recorder:
             except RecordError as error:
                 if not pause_s:
                     _log.error("%s; holding still and trying again", error)
+                    self._hold(f"degraded: holding still, {error}")
                 if self._stop.wait(max(pause_s, _FIRST_PAUSE_S)):
                     return None
                 pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
@@ -137,5 +166,6 @@ class Recorder:
                     seconds = monotonic() - began
                     sentence = f"records could not be written for {seconds:.1f} s; results waited and none was lost"
                     _log.warning("%s", sentence)
+                    self._hold(None)
                     self._event(draft_from_event("degraded", sentence, details={"seconds": round(seconds, 3)}))
                 return record

@@ -18,7 +18,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
-from hffnet.runtime.errors import RecordError
+from hffnet.runtime.errors import RecordError, RecordsAwayError
 from hffnet.runtime.installed import hffnet_version
 from hffnet.runtime.record import (
     DRAFT_FIELDS,
@@ -82,7 +82,8 @@ class RecordStore:
         """Open a records file, bring it to this version's schema, and create it if it is absent.
 
         Raises:
-            RecordError: it is not a records file, was written by a newer version, or cannot be opened.
+            RecordError: it is not a records file, or was written by a newer version; RecordsAwayError: it is locked,
+                the disk is full, or its folder is not there.
         """
         if not create and not path.is_file():
             raise RecordError(f"{path} does not exist; expected a records file written by `hffnet run`")
@@ -97,7 +98,7 @@ class RecordStore:
                 writer.close()
                 raise
         except sqlite3.Error as error:
-            raise RecordError(f"{path} cannot be opened as a records file ({error}); name another file") from error
+            raise _not_opened(path, error) from error
         return cls(path, writer, reader)
 
     @staticmethod
@@ -114,7 +115,7 @@ class RecordStore:
             finally:
                 connection.close()
         except sqlite3.Error as error:
-            raise RecordError(f"{path} cannot be opened as a records file ({error}); name another file") from error
+            raise _not_opened(path, error) from error
 
     def append(self, draft: RecordDraft) -> Record:
         """Commit a row and return it; a result that is there already is returned, not written again.
@@ -243,6 +244,20 @@ class RecordStore:
         except sqlite3.Error as error:
             raise RecordError(f"the cursor of {sink} cannot be written to {self.path} ({error})") from error
 
+    def count_end(self, key: bytes) -> None:
+        """Count that the service ended while the engine had a frame; raises RecordError where it cannot be written."""
+        statement = "INSERT INTO ends (key, num) VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET num = num + 1"
+        try:
+            with self._write_lock:
+                self._writer.execute(statement, (key,))
+        except sqlite3.Error as error:
+            raise RecordError(f"an end of the service cannot be counted in {self.path} ({error})") from error
+
+    def ends(self) -> dict[bytes, int]:
+        """How often the service ended by key (`input_key`) of the frame that the engine had."""
+        with self._read_lock:
+            return {bytes(key): int(num) for key, num in self._reader.execute("SELECT key, num FROM ends")}
+
     def verify(self) -> VerifyReport:
         """Walk the chain and name the first row that does not fit; archived rows are proven in their archives."""
         archived = self.archived()
@@ -349,6 +364,16 @@ class RecordStore:
                 return self._reader.execute(query, (after, limit)).fetchall()
         except sqlite3.Error as error:
             raise RecordError(f"{self.path} cannot be read after record {after} ({error})") from error
+
+
+def _not_opened(path: Path, error: sqlite3.Error) -> RecordError:
+    """What SQLite calls operational passes: a lock, a full disk, a folder that is not mounted."""
+    if isinstance(error, sqlite3.OperationalError):
+        return RecordsAwayError(
+            f"{path} cannot be opened as a records file now ({error}); look at its folder, rights, free space and who"
+            " else uses it"
+        )
+    return RecordError(f"{path} cannot be opened as a records file ({error}); name another file")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -8,10 +8,11 @@ after every sink has delivered it. The chain goes on behind the archive: the fil
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from hffnet.runtime.errors import RecordError
 from hffnet.runtime.record import GENESIS, JSON_FIELDS, RECORD_FIELDS, Json, canonical_json
@@ -21,6 +22,7 @@ from hffnet.runtime.sinks.jsonl_sink import json_line
 from hffnet.runtime.sinks.line_file import write_lines
 
 _log = logging.getLogger(__name__)
+_Thing = TypeVar("_Thing")
 _KEPT_SHARE = 0.8  # of the size cap, so that archives are few and large
 
 
@@ -39,8 +41,24 @@ class Retention:
     max_mb: float | None = None
 
 
-def tidy(store: RecordStore, retention: Retention, *, now: datetime | None = None) -> Path | None:
+class _GivenUpError(Exception):
+    """Whoever tidies up is to end; nothing was removed."""
+
+
+def tidy(
+    store: RecordStore,
+    retention: Retention,
+    *,
+    now: datetime | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Path | None:
     """Move what retention asks for and sinks do not need any more; returns the archive, None where nothing moved.
+
+    Args:
+        store: whose rows move.
+        retention: which of them, and where to.
+        now: instead of the clock.
+        is_stopped: asked row by row; where it says so, nothing moves and the next run does it.
 
     Raises:
         RecordError: the archive cannot be written or does not prove whole; every row is still in the records file.
@@ -53,10 +71,18 @@ def tidy(store: RecordStore, retention: Retention, *, now: datetime | None = Non
         sink, seq = min(behind.items(), key=lambda item: item[1])
         _log.warning("records after %d stay: sink %s has not delivered them; forget it if it is gone", seq, sink)
         wanted = seq
-    return archive_through(store, retention.archive, wanted) if wanted > store.archived().last_seq else None
+    if wanted <= store.archived().last_seq:
+        return None
+    try:
+        return archive_through(store, retention.archive, wanted, is_stopped)
+    except _GivenUpError:
+        _log.info("old records stay where they are until the next run")
+        return None
 
 
-def archive_through(store: RecordStore, folder: Path, last_seq: int) -> Path:
+def archive_through(
+    store: RecordStore, folder: Path, last_seq: int, is_stopped: Callable[[], bool] = lambda: False
+) -> Path:
     """Move every row up to ``last_seq`` to a new archive in ``folder``.
 
     Raises:
@@ -69,14 +95,21 @@ def archive_through(store: RecordStore, folder: Path, last_seq: int) -> Path:
     except OSError as error:
         raise RecordError(f"{folder} cannot be made ({error.strerror}); name another folder for archives") from error
     _refuse_foreign(path, store, before, last_seq)
-    write_lines(path, map(json_line, store.iterate(after=before.last_seq, limit=last_seq - before.last_seq)))
-    report = verify_archive(path, prev_hash=before.last_hash)
+    records = store.iterate(after=before.last_seq, limit=last_seq - before.last_seq)
+    write_lines(path, map(json_line, _until(is_stopped, records)))
+    try:
+        report = _report(_until(is_stopped, _rows(path)), path, before.last_hash)
+    except _GivenUpError:
+        path.unlink()  # its rows are still in the records file, and the next archive may end elsewhere
+        raise
     if not report.is_sound or report.num_rows != last_seq - before.last_seq:
         raise RecordError(
             f"{path} does not hold records {before.last_seq + 1} to {last_seq} whole"
             f" ({report.reason or 'rows are missing'}); nothing was removed: run `hffnet records verify`"
         )
-    store.drop_archived(last_seq, report.head, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    store.drop_archived(last_seq, report.head, path.name, sha256)
     return path
 
 
@@ -98,9 +131,20 @@ def verify_archive(path: Path, *, prev_hash: str | None = None) -> VerifyReport:
     Raises:
         RecordError: the file cannot be read.
     """
+    return _report(_rows(path), path, prev_hash)
+
+
+def _until(is_stopped: Callable[[], bool], things: Iterable[_Thing]) -> Iterator[_Thing]:
+    for thing in things:
+        if is_stopped():
+            raise _GivenUpError
+        yield thing
+
+
+def _report(rows: Iterable[dict[str, Json]], path: Path, prev_hash: str | None) -> VerifyReport:
     num_rows, head, expected = 0, prev_hash, 0
     try:
-        for row in _rows(path):
+        for row in rows:
             if num_rows == 0:
                 expected, head = int(str(row["seq"])), head or (str(row["prev_hash"]))
                 if expected == 1:

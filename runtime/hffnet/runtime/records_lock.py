@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-from hffnet.runtime.errors import ConfigError, RecordError
+from hffnet.runtime.errors import ConfigError, RecordError, RecordsAwayError
 
 _log = logging.getLogger(__name__)
 _WAIT_S, _TICK_S = 1.0, 0.05  # for a run that is just ending
@@ -33,7 +33,7 @@ def sole_run(records: Path) -> Iterator[None]:
     try:
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
-        raise RecordError(
+        raise RecordsAwayError(
             f"{place} cannot be opened ({error.strerror}); records need a folder that can be written to"
         ) from error
     try:

@@ -57,6 +57,8 @@ CREATE TABLE archives (
 _ARCHIVED_INPUTS = "CREATE TABLE archived_inputs (key BLOB PRIMARY KEY) WITHOUT ROWID"
 _OVERRIDES = "CREATE INDEX overrides_of ON records (refers_to) WHERE refers_to IS NOT NULL"
 
+# How often the service ended while the engine had a frame (``in_hand``); a row per frame that ever ended it.
+_ENDS = "CREATE TABLE ends (key BLOB PRIMARY KEY, num INTEGER NOT NULL) WITHOUT ROWID"
 # The same bytes under the same bundle and settings: what a later row of a copy or a renamed file refers to.
 _CONTENTS = """
 CREATE INDEX contents ON records (input_sha256) WHERE kind = 'result' AND input_sha256 IS NOT NULL
@@ -69,5 +71,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (_RECORDS, _ONCE, _CURSORS),
     (_DETAILS, _ARCHIVES, _ARCHIVED_INPUTS, _OVERRIDES),
     (_CONTENTS, _ARCHIVED_SEQ),
+    (_ENDS,),
 )
 """Statements that take a file from schema version n to n + 1; ``PRAGMA user_version`` counts them."""

@@ -20,7 +20,8 @@ from hffnet.runtime.commands import (
     print_json,
 )
 from hffnet.runtime.dashboard import DEFAULT_HOST, DEFAULT_PORT
-from hffnet.runtime.errors import ConfigError
+from hffnet.runtime.errors import ConfigError, RecordsAwayError
+from hffnet.runtime.stderr import say, say_line
 
 if TYPE_CHECKING:
     from hffnet.runtime.classifier import Classifier
@@ -185,16 +186,19 @@ def _check(settings: "RunSettings", *, as_json: bool) -> None:
     from hffnet.runtime.record import plain
     from hffnet.runtime.records import RecordStore
     from hffnet.runtime.sources import open_source
+    from hffnet.runtime.sources.live_source import LiveSource
 
     with _open_classifier(settings) as classifier:
         engine = plain(classifier.engine)
         bundle_sha256 = classifier.bundle.sha256
-    open_source(settings.source)
+    source = open_source(settings.source)
+    if isinstance(source, LiveSource):
+        source.prove()
     file = settings.records.file.absolute()
     if file.exists():
         RecordStore.check(file)
     elif not file.parent.is_dir():
-        raise ConfigError(f"the records' folder {file.parent} does not exist; create it")
+        raise RecordsAwayError(f"the records' folder {file.parent} does not exist; create or mount it")
     if settings.view is not None:
         from hffnet.runtime.dashboard.live_view import LiveView
 
@@ -216,15 +220,16 @@ def run_settings_through(settings: "RunSettings", *, as_json: bool) -> None:
     from hffnet.runtime.sources import open_source
 
     open_source(settings.source)  # a mistyped source is told before a record file is made for it
-    stop = Event()
+    stop, begun = Event(), Event()
     with (
-        stop_on_signals(stop),
+        stop_on_signals(stop, begun),
         sole_run(settings.records.file),
         Service(settings.watchdog_s) as service,
         _live_view(settings) as view,
         _open_classifier(settings) as classifier,
         RecordStore.open(settings.records.file) as store,
     ):
+        begun.set()
         summary = _stream_on_record(settings, classifier, store, service, stop, view)
         _tell(summary, classifier, store, as_json=as_json)
 
@@ -238,7 +243,7 @@ def _live_view(settings: "RunSettings") -> "Iterator[LiveView | None]":
     from hffnet.runtime.dashboard.live_view import LiveView
 
     with LiveView(settings.view, settings.public().source) as view:
-        typer.echo(f"hffnet: live view at {view.login_url}", err=True)
+        say(f"live view at {view.login_url}")
         yield view
 
 
@@ -308,6 +313,7 @@ def _stream(
     source = open_source(settings.source, idle_exit_s=settings.idle_exit_s, is_done=is_done)
     name = settings.public().source
     bar = BarSetting(rows=settings.bar.rows, force=settings.bar.force) if settings.bar else None
+    sinks = _sinks(settings)
     identity = (classifier.bundle.sha256, settings.sha256())
 
     def on_held(sentence: str | None) -> None:
@@ -323,15 +329,16 @@ def _stream(
             source,
             classifier,
             store,
-            _sinks(settings),
+            sinks,
             settings_sha256=settings.sha256(),
             stop=stop,
-            on_record=_with_tidying(_shown(line, view), settings, store),
+            on_record=_with_tidying(_shown(line, view), settings, store, stop),
             bar=bar,
             read_file=read_file,
             smoothing=settings.smoothing,
             beat=service.beat,
             on_frame=view.on_frame if view else None,
+            on_hold=partial(_tell_holding, service, view, sinks),
         )
 
 
@@ -358,7 +365,19 @@ def _shown(line: "LiveLine", view: "LiveView | None") -> "OnRecord":
     return show
 
 
-def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore") -> "OnRecord":
+def _tell_holding(service: "Service", view: "LiveView | None", sinks: "list[Sink]", sentence: str | None) -> None:
+    """That records cannot be written, or can again, to whoever can hear it while nothing can be recorded."""
+    from hffnet.runtime.sinks.metrics_sink import MetricsSink
+
+    service.holding(sentence)
+    if view is not None:
+        view.on_hold(sentence)
+    for sink in sinks:
+        if isinstance(sink, MetricsSink):
+            sink.holding(is_holding=sentence is not None)
+
+
+def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore", stop: Event) -> "OnRecord":
     """Also move old rows to the archive now and then, on the recorder's thread, so that nothing writes meanwhile."""
     if settings.records.archive is None:
         return show
@@ -372,10 +391,10 @@ def _with_tidying(show: "OnRecord", settings: "RunSettings", store: "RecordStore
     def show_and_tidy(record: "Record", times: "StageTimes") -> None:
         nonlocal next_at
         show(record, times)
-        if monotonic() >= next_at:
+        if monotonic() >= next_at and not stop.is_set():
             next_at = monotonic() + _TIDY_S
             try:
-                tidy(store, retention)
+                tidy(store, retention, is_stopped=stop.is_set)
             except (RecordError, OSError) as error:
                 _log.warning("old records stay where they are: %s", error)
 
@@ -430,11 +449,11 @@ def _tell(summary: "RunSummary", classifier: "Classifier", store: "RecordStore",
         )
         return
     counts = ", ".join(f"{num} {status.replace('_', ' ')}" for status, num in summary.counts.items()) or "no frames"
-    typer.echo(f"hffnet: {counts} in {summary.seconds:.1f} s; records in {store.path}", err=True)
+    say(f"{counts} in {summary.seconds:.1f} s; records in {store.path}")
     for stage, figures in summary.stages_ms.items():
         shown = "  ".join(f"{name} {value:8.2f}" for name, value in figures.items() if name != "num")
-        typer.echo(f"  {stage:<10} {shown} ms", err=True)
+        say_line(f"  {stage:<10} {shown} ms")
     for reason, num in summary.dropped.items():
-        typer.echo(f"  {num} live frames dropped: {reason}", err=True)
+        say_line(f"  {num} live frames dropped: {reason}")
     for sink, num in summary.undelivered.items():
-        typer.echo(f"  {sink} gets {num} records in the next run", err=True)
+        say_line(f"  {sink} gets {num} records in the next run")

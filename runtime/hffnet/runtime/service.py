@@ -6,7 +6,6 @@ all is well while the engine hangs. systemd's protocol is one datagram (sd_notif
 
 import os
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from threading import Event, Thread
 from time import monotonic
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from hffnet.runtime.errors import ExitCode
+from hffnet.runtime.stderr import printable, say
 
 BEAT_S = 1.0
 """The loop gives a sign of life at least this often while it waits."""
@@ -43,15 +43,21 @@ class Service:
         self._ping_s = int(wanted_us) / 1e6 / 3 if wanted_us.isdecimal() and is_ours else None
         self._watchdog_s, self._clock, self._end = watchdog_s, clock, end
         self._beat_at, self._pinged_at = clock(), -float("inf")
+        self._status = ""
         self._closed = Event()
         self._watcher = Thread(target=self._watch, name="watchdog", daemon=True)
 
     def ready(self, status: str) -> None:
         """The run has begun: everything was opened and proved sound."""
         self._beat_at = self._clock()
-        self._tell(f"READY=1\nSTATUS={status}")
+        self._status = status
+        self._tell(f"READY=1\nSTATUS={printable(status)}")
         if self._watchdog_s is not None:
             self._watcher.start()
+
+    def holding(self, sentence: str | None) -> None:
+        """The run holds still, with the reason; None when it goes on."""
+        self._tell(f"STATUS={printable(sentence or self._status)}")
 
     def beat(self) -> None:
         """The loop that classifies is alive; cheap."""
@@ -76,11 +82,10 @@ class Service:
     def _watch(self) -> None:
         while not self._closed.wait(BEAT_S):
             if self.is_hanging():
-                sys.stderr.write(
-                    f"hffnet: the engine has not answered for {self._watchdog_s:.0f} s; ending, so that a supervisor"
-                    " starts anew; the frame in hand will be redone\n"
+                say(
+                    f"the engine has not answered for {self._watchdog_s:.0f} s; ending, so that a supervisor starts"
+                    " anew; the frame in hand will be redone"
                 )
-                sys.stderr.flush()
                 self._end(ExitCode.MISSING)
                 return
 
@@ -92,4 +97,4 @@ class Service:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.sendto(state.encode(), address)
         except OSError as error:  # a supervisor that is gone must not end the run
-            sys.stderr.write(f"hffnet: systemd cannot be told ({error})\n")
+            say(f"systemd cannot be told ({error})")

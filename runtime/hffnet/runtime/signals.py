@@ -7,19 +7,22 @@ The kernel-side half of the handler writes a byte to a pipe at once; a thread re
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread, current_thread, main_thread
 
 from hffnet.runtime.errors import ExitCode
+from hffnet.runtime.stderr import say
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stop_on_signals(stop: Event) -> Iterator[None]:
+def stop_on_signals(stop: Event, begun: Event | None = None) -> Iterator[None]:
     """Set ``stop`` on the first SIGINT or SIGTERM, exit with code 5 on the second.
+
+    Until ``begun`` is set nothing is in hand that could be finished, and engines take minutes to be built: the first
+    signal then ends the process at once, with code 0 as any stop that was asked for. None: it has begun.
 
     Outside the main thread, where Python allows no signal handlers, signals stay as they are.
     """
@@ -28,7 +31,7 @@ def stop_on_signals(stop: Event) -> Iterator[None]:
         return
     reading, writing = socket.socketpair()
     writing.settimeout(0.0)  # a wake-up descriptor must not block
-    watcher = Thread(target=_watch, args=(reading, stop), name="signals", daemon=True)
+    watcher = Thread(target=_watch, args=(reading, stop, begun), name="signals", daemon=True)
     before = {number: signal.signal(number, _only_wake) for number in _SIGNALS}
     wakeup_before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     watcher.start()
@@ -47,13 +50,18 @@ def _only_wake(number: int, frame: object) -> None:
     """The byte in the pipe is what counts."""
 
 
-def _watch(reading: socket.socket, stop: Event) -> None:
+def _watch(reading: socket.socket, stop: Event, begun: Event | None) -> None:
+    """Count signals, not ``stop``: a run that is ending by itself has set that already."""
+    is_first = True
     while numbers := reading.recv(16):
         for number in numbers:
             if number not in _SIGNALS:
                 continue
-            if stop.is_set():
-                sys.stderr.write("hffnet: second signal, ending at once; the frame in hand will be redone\n")
-                sys.stderr.flush()
+            if begun is not None and not begun.is_set():
+                say("stopped before the run began; nothing was in hand")
+                os._exit(ExitCode.DONE)
+            if not is_first:
+                say("second signal, ending at once; the frame in hand will be redone")
                 os._exit(ExitCode.INTERRUPTED)
+            is_first = False
             stop.set()

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -94,6 +94,7 @@ class LiveView:
         self._times: StageTimes | None = None
         self._is_over = False
         self._classifying = Lock()
+        self._is_ending = False
         self._classifier: Classifier | None = None
         self._bar: BarSetting | None = None
         self._decode: UploadDecoder | None = None
@@ -152,7 +153,7 @@ class LiveView:
         """The run has begun: show its records, and classify with its engine for others, until the block ends."""
         from hffnet.runtime.dashboard.uploads import UploadDecoder
 
-        self._source = source
+        self._source, self._is_ending = source, False
         self._tell(
             "model",
             {
@@ -168,6 +169,7 @@ class LiveView:
             yield
         finally:
             self._tell("phase", {"readiness": "stopping", "reason": None, "source": self._source_name})
+            self._is_ending = True
             with self._classifying:
                 self._classifier = self._decode = None
             decode.close()
@@ -182,6 +184,10 @@ class LiveView:
             self._seen[text_from_name(name), frame.sha256] = _Seen(frame, prediction)
             while len(self._seen) > _WAITING_FOR_COMMIT:
                 self._seen.popitem(last=False)
+
+    def on_hold(self, sentence: str | None) -> None:
+        """Records cannot be written now, with the reason; None: they can again. Returns at once."""
+        self._tell("phase", {"readiness": "running", "reason": sentence, "source": self._source_name})
 
     def on_record(self, record: Record, times: StageTimes) -> None:
         """A row was committed; called on the recorder's thread, returns at once."""
@@ -345,16 +351,20 @@ class LiveView:
                 self._changed.notify_all()
 
     def _classified(self, message: Message) -> Message:
+        from hffnet.runtime.classifier import GivenUpError
         from hffnet.runtime.errors import EngineError, ReaderError
 
         number = message.int_of("id")
-        stopping = _refused(number, 503, "the run is stopping and classifies nothing more")
         try:
             if (decode := self._decode) is None:
-                return stopping
+                raise GivenUpError
             frame = decode(bytes(message.payload), message.text_of("name"), self._bar)
             with self._classifying:
-                return stopping if self._classifier is None else _answer_of(number, frame, self._classifier)
+                if self._classifier is None:
+                    raise GivenUpError
+                return _answer_of(number, frame, self._classifier, self._pulse)
+        except GivenUpError:
+            return _refused(number, 503, "the run is stopping and classifies nothing more")
         except EngineError as error:
             return _refused(number, 500, str(error))
         except ReaderError as error:
@@ -364,6 +374,13 @@ class LiveView:
         except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the view
             _log.exception("classifying a frame that was sent ran into a defect")
             return _refused(number, 500, f"classifying it ran into a defect: {type(error).__name__}")
+
+    def _pulse(self) -> None:
+        """Gives up a large frame of somebody else's when the run ends, which would wait for it."""
+        if self._is_ending:
+            from hffnet.runtime.classifier import GivenUpError
+
+            raise GivenUpError
 
     def _end_process(self) -> None:
         link, process = self._link, self._process
@@ -392,12 +409,12 @@ def _refused(number: int, status: int, sentence: str) -> Message:
     return Message("answer", {"id": number, "status": status, "document": {"error": sentence}})
 
 
-def _answer_of(number: int, frame: "Frame", classifier: "Classifier") -> Message:
+def _answer_of(number: int, frame: "Frame", classifier: "Classifier", pulse: Callable[[], None]) -> Message:
     import numpy as np
 
     from hffnet.runtime.result import prediction_json
 
-    prediction = classifier.classify_frame(frame)
+    prediction = classifier.classify_frame(frame, pulse=pulse)
     bundle = classifier.bundle
     document = prediction_json(prediction, bundle.manifest.taxonomy, bundle.sha256)
     maps = prediction.evidence

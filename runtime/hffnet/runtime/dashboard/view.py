@@ -134,6 +134,7 @@ class View:
                 session.readiness = fields["readiness"]  # type: ignore[assignment]
                 session.source = str(fields.get("source", ""))
                 session.reason = str(fields["reason"]) if fields.get("reason") else None
+                self.metrics.is_holding = session.readiness == "running" and session.reason is not None
             case "figures":
                 for name in ("counts", "dropped", "stages_ms"):
                     value = fields.get(name)

@@ -58,11 +58,15 @@ class Delivery:
             self._wanted = max(self._wanted, seq)
             self._changed.notify()
 
-    def close(self, timeout_s: float) -> int:
-        """Deliver what is left, give up after ``timeout_s``; returns how many records were not delivered."""
+    def end_in(self, timeout_s: float) -> None:
+        """Deliver what is left and give up after ``timeout_s``; returns at once, ``close`` waits for it."""
         with self._changed:
             self._deadline = monotonic() + timeout_s
             self._changed.notify()
+
+    def close(self, timeout_s: float) -> int:
+        """Deliver what is left, give up after ``timeout_s``; returns how many records were not delivered."""
+        self.end_in(timeout_s)
         self._thread.join(timeout_s)
         missing = max(self._wanted - self._cursor, 0)
         if missing:

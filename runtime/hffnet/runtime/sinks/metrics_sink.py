@@ -3,14 +3,17 @@
 Counters begin at 0 with every run, as Prometheus expects of a process that was started anew.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from threading import Lock, Thread
 
 from hffnet.runtime.durable import whole_file
 from hffnet.runtime.record import Record
 
+_log = logging.getLogger(__name__)
 _BUCKETS_MS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 _Labels = tuple[tuple[str, str], ...]
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -22,6 +25,8 @@ class Metrics:
     def __init__(self) -> None:
         self._counters: dict[str, defaultdict[_Labels, float]] = {name: defaultdict(float) for name in _HELP}
         self._last_seq, self._last_at = 0, 0.0
+        self.is_holding = False
+        """Whether records cannot be written now."""
         for top in (*(f"{ms / 1e3:g}" for ms in _BUCKETS_MS), "+Inf"):
             self._count("hffnet_latency_seconds", 0, le=top)
 
@@ -73,6 +78,9 @@ class Metrics:
         yield "# HELP hffnet_last_record_timestamp_seconds When the last record was committed."
         yield "# TYPE hffnet_last_record_timestamp_seconds gauge"
         yield f"hffnet_last_record_timestamp_seconds {self._last_at:.3f}"
+        yield "# HELP hffnet_holding Whether the run holds still because records cannot be written (disk full, locked)."
+        yield "# TYPE hffnet_holding gauge"
+        yield f"hffnet_holding {int(self.is_holding)}"
         yield "# HELP hffnet_last_record_seq Number of the last record."
         yield "# TYPE hffnet_last_record_seq gauge"
         yield f"hffnet_last_record_seq {self._last_seq}"
@@ -96,6 +104,7 @@ class MetricsSink:
     def __init__(self, path: Path) -> None:
         self.name = f"metrics:{path.absolute()}"
         self._path, self._metrics = path, Metrics()
+        self._lock = Lock()
 
     def start(self, cursor: int | None, last_seq: int) -> int:
         """Only what this run adds."""
@@ -104,8 +113,25 @@ class MetricsSink:
 
     def deliver(self, records: Sequence[Record]) -> None:
         """Count and write; a collector sees the file before or after, never in between."""
-        for record in records:
-            self._metrics.add(record)
+        with self._lock:
+            for record in records:
+                self._metrics.add(record)
+            self._write()
+
+    def holding(self, *, is_holding: bool) -> None:
+        """Say at once that the run holds still, or goes on; in vain where the file is on the disk that is full."""
+        self._metrics.is_holding = is_holding
+        # Not on the caller's thread: a network share that hangs must not keep the recorder from going on.
+        Thread(target=self._tell, name="metrics", daemon=True).start()
+
+    def _tell(self) -> None:
+        try:
+            with self._lock:
+                self._write()
+        except OSError as error:
+            _log.debug("%s cannot be written: %s", self._path, error)
+
+    def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(self._path) as temporary:
             temporary.write_text(self._metrics.text(), encoding="utf-8")

@@ -199,7 +199,8 @@ def open_source(uri: str, *, idle_exit_s: float | None = None, is_done: IsDone |
 
     Raises:
         ConfigError: the URI has an unknown scheme or option.
-        SourceError: the folder or file does not exist, or nothing matches.
+        SourceAwayError: the folder or file does not exist now, or nothing matches.
+        SourceError: what is there cannot be used.
     """
     match = _SCHEME.match(uri)
     if uri == "-":
@@ -241,6 +242,10 @@ def _live(uri: str) -> Source:
     from hffnet.runtime.sources.live_source import LiveSource
 
     address = address_from_uri(uri)
+    if address.scheme == "screen":
+        from hffnet.runtime.sources.cameras import check_screen
+
+        check_screen(address)  # mistakes are told here: a source that gives nothing is waited for
     return LiveSource(address.name, partial(CaptureProcess, uri), address.options)
 
 

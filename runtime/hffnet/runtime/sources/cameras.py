@@ -7,6 +7,7 @@ through mss (X11; Wayland shows nothing to other programs).
 import re
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +18,12 @@ from hffnet.runtime.grey import grey_from_samples
 from hffnet.runtime.sources.live_options import LiveAddress, address_from_uri
 
 _SCREEN = re.compile(r"^(-?\d+),(-?\d+),(\d+),(\d+)$")
+# A container's number of frames may be its duration times its rate, rounded, so that a little less is no damage.
+_FEWER, _FEWER_SHARE = 2, 0.02
 
 
 class NoMoreFramesError(Exception):
-    """The source has ended, as a file does."""
+    """The source has ended, as a file does; the message, if any, says what speaks against that being its end."""
 
 
 class Camera(Protocol):
@@ -63,6 +66,7 @@ class VideoCamera:
 
         options, timeout_ms = address.options, int(address.options.read_timeout_s * 1000)
         self._name, self._is_file = address.name, address.scheme == "video"
+        self._num = 0
         if address.scheme == "v4l2":
             wanted = {
                 cv2.CAP_PROP_FRAME_WIDTH: options.width,
@@ -81,6 +85,7 @@ class VideoCamera:
             self._video = cv2.VideoCapture(address.target, cv2.CAP_FFMPEG, timeouts)
         if not self._video.isOpened():
             raise SourceError(f"{address.name} cannot be opened as a video; check that it is there and not in use")
+        self._num_announced = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)) if self._is_file else 0
 
     def read(self) -> GreyPixels | None:
         """The next frame in grey (Rec. 601)."""
@@ -89,36 +94,57 @@ class VideoCamera:
         is_there, samples = self._video.read()
         if not is_there:
             if self._is_file:
-                raise NoMoreFramesError
+                raise self._end()
             return None
+        self._num += 1
         return grey_from_samples(
             cv2.cvtColor(samples, cv2.COLOR_BGR2GRAY) if samples.ndim == 3 else samples, self._name
         )
 
     def skip(self) -> None:
         """Pass over a frame: decoded, because later ones are built on it, but neither converted nor handed over."""
-        if not self._video.grab() and self._is_file:
-            raise NoMoreFramesError
+        if self._video.grab():
+            self._num += 1
+        elif self._is_file:
+            raise self._end()
+
+    def _end(self) -> NoMoreFramesError:
+        """No more frames; with a sentence where there are clearly fewer than the file announces."""
+        missing = self._num_announced - self._num
+        if missing <= max(_FEWER, _FEWER_SHARE * self._num_announced):
+            return NoMoreFramesError()
+        return NoMoreFramesError(
+            f"ended after {self._num} of about {self._num_announced} frames; it is cut off or damaged"
+        )
 
     def close(self) -> None:
         """Give the device back."""
         self._video.release()
 
 
+def check_screen(address: LiveAddress) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a rectangle of the screen.
+
+    Raises:
+        ConfigError: the address names none.
+        MissingExtraError: the extra ``screen`` is not installed.
+    """
+    match = _SCREEN.match(address.target)
+    if match is None:
+        raise ConfigError(f"source {address.name!r} names no rectangle; expected screen:LEFT,TOP,WIDTH,HEIGHT")
+    if find_spec("mss") is None:
+        raise MissingExtraError("looking at the screen needs mss, which is not installed: pip install 'hffnet[screen]'")
+    left, top, width, height = map(int, match.groups())
+    return left, top, width, height
+
+
 class ScreenCamera:
     """A rectangle of the screen, for microscopes whose software shows the live picture and gives it to nobody."""
 
     def __init__(self, address: LiveAddress) -> None:
-        match = _SCREEN.match(address.target)
-        if match is None:
-            raise ConfigError(f"source {address.name!r} names no rectangle; expected screen:LEFT,TOP,WIDTH,HEIGHT")
-        try:
-            import mss
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                "looking at the screen needs mss, which is not installed: pip install 'hffnet[screen]'"
-            ) from error
-        left, top, width, height = map(int, match.groups())
+        import mss
+
+        left, top, width, height = check_screen(address)
         self._area = {"left": left, "top": top, "width": width, "height": height}
         self._name, self._period_s = address.name, 1.0 / (address.options.fps or 10.0)
         self._next_at = time.monotonic()

@@ -32,8 +32,8 @@ def run_capture(arguments: Sequence[str], opener: OpenCamera = open_camera) -> N
         camera = opener(arguments[4])
         send(messages, Message(kind=Kind.OPENED))
         _capture(camera, Slots(memory, slot_bytes), messages, requests)
-    except NoMoreFramesError:
-        send(messages, Message(kind=Kind.ENDED))
+    except NoMoreFramesError as error:
+        send(messages, Message(kind=Kind.ENDED, text=str(error)))
     except BrokenPipeError:
         return
     except HffnetError as error:

@@ -52,7 +52,7 @@ class Message:
 
     Attributes:
         kind: ``NOTHING``: a read gave no frame. ``SKIPPED``: one was passed over, as asked. ``ENDED``: there are
-            no more. ``FAILED``: ``text`` says why.
+            no more; ``text`` says what speaks against that. ``FAILED``: ``text`` says why.
         slot, index: where the frame is, and its number from 0.
         shape, dtype: of the frame.
         captured_at: monotonic seconds (one clock for all processes of the machine).

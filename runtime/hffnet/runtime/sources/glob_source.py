@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 from time import monotonic
 
-from hffnet.runtime.errors import SourceError
+from hffnet.runtime.errors import SourceAwayError, SourceError
 from hffnet.runtime.sources import FileStamp, IsDone, Item
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class GlobSource:
         self._paths = [path for path in self._paths if path.is_file() and not path.is_symlink()]
         self._is_done = is_done
         if not self._paths:
-            raise SourceError(f"no file matches {pattern!r}; quote the pattern so that the shell leaves it alone")
+            raise SourceAwayError(f"no file matches {pattern!r}; quote the pattern so that the shell leaves it alone")
 
     def items(self, stop: Event) -> Iterator[Item]:
         """Every file once, in sorted order."""
@@ -52,7 +52,7 @@ def open_file(path: Path, *, is_done: IsDone | None = None) -> GlobSource:
     if path.is_symlink():
         raise SourceError(f"source {path} is a symbolic link, which hffnet does not follow; name the file itself")
     if not path.is_file():
-        raise SourceError(f"source {path} is neither a folder nor a file; expected one that exists")
+        raise SourceAwayError(f"source {path} is neither a folder nor a file; expected one: mount it, or correct it")
     return GlobSource(glob.escape(str(path)), is_done=is_done)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from threading import Event
 from time import monotonic, time
 
-from hffnet.runtime.errors import SourceError
+from hffnet.runtime.errors import SourceAwayError
 from hffnet.runtime.frame import GreyPixels
 from hffnet.runtime.sources import FrameItem, Item, Notice
 from hffnet.runtime.sources.capture_link import Kind, Message
@@ -74,14 +74,14 @@ class LiveSource:
         self._retry_at = clock()
         self._began_at = self._frame_at = clock()
         self._was_seen = self._has_given = self._is_lost = False  # ever; by this capture; now
-        self._index = 0
+        self._index, self._why_not_begun = 0, ""
         self._told: Counter[str] = Counter()
 
     def items(self, stop: Event) -> Iterator[FrameItem | Notice]:
         """The newest frame each time one is asked for; notices where the source is lost and back.
 
-        Raises:
-            SourceError: it could not be opened at the start, or has ended.
+        One that is not there at the start is waited for like one that is lost: after a power cut the camera may come
+        minutes after the computer.
         """
         try:
             while not stop.is_set():
@@ -90,10 +90,27 @@ class LiveSource:
                     yield offer
                 elif self._capture is None:
                     stop.wait(min(_TICK_S, max(self._retry_at - self._clock(), 0.0)))
+        except Exception:
+            self.state = LiveState.ERROR
+            raise
         finally:
             self._end_capture()
             if self.state is not LiveState.ERROR:
                 self.state = LiveState.STOPPED
+
+    def prove(self) -> None:
+        """Wait for one frame, at most as long as opening may take, and close the device again.
+
+        Raises:
+            SourceAwayError: it gives none.
+        """
+        try:
+            while not self._was_seen:
+                offer = self.step(_TICK_S)
+                if isinstance(offer, Notice):
+                    raise SourceAwayError(offer.reason)
+        finally:
+            self._end_capture()
 
     def retry(self, item: Item) -> bool:
         """A live frame does not come again."""
@@ -106,7 +123,8 @@ class LiveSource:
             if self._clock() < self._retry_at:
                 return None
             self._begin()
-        assert self._capture is not None
+        if self._capture is None:
+            return self._lose(self._why_not_begun)
         newest: Message | None = None
         for message in self._capture.receive(wait_s):
             match message.kind:
@@ -126,7 +144,10 @@ class LiveSource:
         self._restarts.started(now)
         self._began_at = self._frame_at = now
         self._has_given = False
-        self._capture = self._start()
+        try:
+            self._capture = self._start()
+        except OSError as error:  # out of processes, memory or descriptors, which passes
+            self._why_not_begun = f"its capture process cannot be started ({error})"
 
     def _offer(self, newest: Message) -> FrameItem | Notice | None:
         assert self._capture is not None
@@ -180,9 +201,6 @@ class LiveSource:
 
     def _lose(self, reason: str) -> Notice | None:
         self._end_capture()
-        if not self._was_seen:
-            self.state = LiveState.ERROR
-            raise SourceError(f"source {self.name} gave no frame: {reason}")
         now = self._clock()
         self.state = LiveState.RECONNECTING
         self.num_restarts += 1
@@ -190,15 +208,17 @@ class LiveSource:
         self._retry_at = now + wait_s
         _log.log(
             logging.DEBUG if self._is_lost else logging.WARNING,
-            "source %s is lost (%s); opened anew in %.1f s",
+            "source %s is %s (%s); opened anew in %.1f s",
             self.name,
+            "lost" if self._was_seen else "not there",
             reason,
             wait_s,
         )
         if self._is_lost:
             return None
         self._is_lost = True
-        return Notice(event="source_lost", reason=f"source {self.name}: {reason}", details=self._figures())
+        sentence = f"source {self.name}: {reason}" if self._was_seen else f"source {self.name} gave no frame: {reason}"
+        return Notice(event="source_lost", reason=sentence, details=self._figures())
 
     def _figures(self) -> dict[str, int]:
         return {"restarts": self.num_restarts, **self.dropped}

@@ -25,7 +25,7 @@ from time import monotonic, time
 import numpy as np
 import numpy.typing as npt
 
-from hffnet.runtime.errors import ConfigError, RecordError, SourceError
+from hffnet.runtime.errors import ConfigError, RecordError, SourceAwayError
 from hffnet.runtime.metadata import sidecars_of
 from hffnet.runtime.sources import FileStamp, FolderOptions, IsDone, Item, folder_listing
 from hffnet.runtime.sources.folder_backlog import Hashes
@@ -77,7 +77,9 @@ class WatchFolder:
         wall_clock: Callable[[], float] = time,
     ) -> None:
         if not folder.is_dir():
-            raise SourceError(f"{folder} is not a folder that can be watched; create it or correct the path")
+            raise SourceAwayError(
+                f"{folder} is not a folder that can be watched; create or mount it, or correct the path"
+            )
         self._root = folder.absolute()
         self._options = options
         self._idle_exit_s = idle_exit_s

@@ -37,6 +37,7 @@ export function showBanner(state) {
   if (name === "lost") words = `Connection lost since ${clock(since)}. What you see is not live; trying again.`;
   else if (name === "signedOut") words = "Signed out: the run was started anew. Open the address that hffnet printed when it started.";
   else if (readiness && readiness !== "running") words = `The run is ${READINESS[readiness] ?? readiness}${reason ? `: ${reason}` : "."}`;
+  else if (reason) words = `The run is ${reason}`;
   say(part("banner"), words);
   part("banner").hidden = !words;
 }
