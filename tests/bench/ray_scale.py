@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -125,6 +126,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     told = parser.parse_args()
+    if find_spec("ray") is None:
+        print("Not measured: Ray is not installed (pip install 'hffnet[ray]').")
+        return
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers find what this process found
     with tempfile.TemporaryDirectory(prefix="hffnet-ray-") as name:
         folder = Path(name)

@@ -9,21 +9,30 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-MEASUREMENTS = ("startup", "overhead", "export_memory", "engines")
+MEASUREMENTS: dict[str, tuple[str, ...]] = {
+    "startup": (),
+    "overhead": (),
+    "export_memory": (),
+    "engines": (),
+    # Short: nano alone, with frames enough for a p99; without arguments the paper-size network stands beside it.
+    "streaming": ("--networks", "nano", "--frames", "700", "--live-seconds", "20"),
+    "ray_scale": ("--frames", "200", "--rounds", "1"),
+}
+"""By name, the arguments each gets here."""
 
 
 def main() -> None:
     """Run the named measurements (all by default) and print Markdown; with --out also write it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", default=MEASUREMENTS, help=f"of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("names", nargs="*", default=[*MEASUREMENTS], help=f"of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--out", type=Path, help="also write the page to this file")
     options = parser.parse_args()
     page = [heading("make bench")]
     for name in options.names:
         print(f"measuring {name} …", file=sys.stderr)
-        command = [sys.executable, "-m", f"tests.bench.{name}"]
+        command = [sys.executable, "-m", f"tests.bench.{name}", *MEASUREMENTS.get(name, ())]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        page.append(f"## {name}\n\n`python -m tests.bench.{name}`\n\n{done.stdout}")
+        page.append(f"## {name}\n\n`python {' '.join(command[1:])}`\n\n{done.stdout}")
         if done.returncode:
             page.append(f"Failed with exit code {done.returncode}.")
     text = "\n".join(page)

@@ -116,8 +116,9 @@ def pictures() -> list[np.ndarray]:
     """What the camera sees: 30 pictures of 640 × 480, each unlike the one before."""
     rng = np.random.default_rng(0)
     noise = (rng.integers(0, 256, (480, 640), dtype=np.uint8) for _ in range(_FRAMES_PER_S))
-    grey = (cv2.normalize(cv2.GaussianBlur(one, (0, 0), 2), None, 10, 240, cv2.NORM_MINMAX) for one in noise)
-    return [cv2.cvtColor(np.asarray(one, np.uint8), cv2.COLOR_GRAY2BGR) for one in grey]
+    smooth = (np.asarray(cv2.GaussianBlur(one, (0, 0), 2), np.float32) for one in noise)
+    grey = ((10 + 230 * (one - one.min()) / np.ptp(one)).astype(np.uint8) for one in smooth)
+    return [np.repeat(one[:, :, None], 3, axis=2) for one in grey]
 
 
 def wait_until_ready(running: "Mapping[str, subprocess.Popen[str]]", folder: Path) -> None:

@@ -11,6 +11,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hffnet.calibration.bias import WithMean
@@ -158,6 +160,20 @@ def test_progress_that_does_not_fit_is_not_used(
     ranges_from_frames(float_model, frames, {"n1": MinMax()}, progress=seen.append, resume=resume)
     assert seen == [1, 2, 3, 4]
     assert "calibrating anew" in caplog.text
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1),
+        st.floats(2.0**-60, 2.0**60),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_legacy_cache_keeps_every_name_and_range_to_float32(ranges: dict[str, float]) -> None:
+    found = ranges_from_cache(cache_from_ranges(ranges))
+    assert list(found) == list(ranges)
+    assert found == pytest.approx(ranges, rel=2.0**-23)
 
 
 def test_legacy_cache_round_trips_and_says_what_it_is() -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import ModelProto, helper, numpy_helper
@@ -82,6 +82,62 @@ def test_float16_graph_takes_the_same_ranges() -> None:
     onnx.checker.check_model(quantized, full_check=True)
     assert {t.data_type for t in quantized.graph.initializer if t.name.endswith("_scale")} == {onnx.TensorProto.FLOAT16}
     assert cosine(run(quantized), run(model)) > 0.999
+
+
+def test_a_convolution_with_an_empty_third_input_takes_its_corrected_bias_there() -> None:
+    model, ranges, placement = calibrated()
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    conv = next(node for node in bare.graph.node if node.name == "b1")
+    del conv.input[2:]
+    empty = ModelProto()
+    empty.CopyFrom(bare)
+    next(node for node in empty.graph.node if node.name == "b1").input.append("")
+    shifts = {"b1_out": np.full(32, 0.5, np.float32)}
+    graphs = [qdq_from_onnx(graph, ranges, placement, shifts=shifts) for graph in (bare, empty)]
+    onnx.checker.check_model(graphs[1], full_check=True)
+    assert len(next(node for node in graphs[1].graph.node if node.name == "b1").input) == 3
+    np.testing.assert_array_equal(run(graphs[1]), run(graphs[0]))
+
+
+_ROUND_TRIP = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[N] x) => (float[N] y) {
+  positive = Relu (x)
+  picture = Unsqueeze (positive, axes)
+  y0 = MatMul (picture, w)
+  y = Squeeze (y0, axes)
+}
+"""
+
+
+@given(
+    arrays(np.float32, 64, elements=st.floats(-200, 200, width=32)),
+    st.floats(0.01, 100),
+    st.sampled_from(["int8", "uint8"]),
+)
+@settings(max_examples=30)
+def test_activations_are_rounded_as_numpy_does(
+    values: npt.NDArray[np.float32], limit: float, activations: ActivationType
+) -> None:
+    """The Q and DQ that are written, run by onnxruntime."""
+    model = onnx.parser.parse_model(_ROUND_TRIP)
+    constants: dict[str, npt.NDArray[np.generic]] = {"axes": np.array([0], np.int64), "w": np.eye(64, dtype=np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    placement = placement_from_onnx(model, include=["*"])
+    tensor = placement.weighted[0].activation
+    quantized = qdq_from_onnx(model, {tensor: limit}, placement, activations=activations)
+    onnx.checker.check_model(quantized, full_check=True)
+    dequantized = next(
+        n.output[0] for n in quantized.graph.node if n.op_type == "DequantizeLinear" and "w" not in n.name
+    )
+    quantized.graph.output.append(helper.make_tensor_value_info(dequantized, onnx.TensorProto.FLOAT, None))
+    session = ort.InferenceSession(quantized.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run([dequantized], {"x": values})[0].reshape(-1)
+    levels = 255 if activations == "uint8" else 127
+    step = np.float32(max(limit / levels, 2.0**-20))
+    expected = np.clip(np.rint(np.maximum(values, 0) / step), 0, levels) * step
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
 @given(

@@ -181,6 +181,25 @@ def without_times(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != "timings_ms"}
 
 
+@pytest.mark.parametrize(("told", "then"), [((), None), (("--threads", 2), 2)], ids=["all-cores", "two-threads"])
+def test_the_loop_asks_for_the_quickest_engine_as_ray_does(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, told: tuple[object, ...], then: int | None
+) -> None:
+    """With one thread unless told: what wins with all cores may be another engine than what wins with one."""
+    opened, really = list[tuple[str, int | None]](), Classifier.open
+
+    def noted(bundle: Path, **how: Any) -> Classifier:
+        opened.append((how.get("engine", "auto"), how.get("threads")))
+        return really(bundle, **how)
+
+    monkeypatch.setattr(Classifier, "open", noted)
+    write_frames(tmp_path / "in", 1)
+    assert invoked(bundle_path, tmp_path / "in", "--out", tmp_path / "out.jsonl", *told).exit_code == 0
+    assert [threads for engine, threads in opened if engine == "auto"] == [then or 1]
+    assert opened[-1][1] == then
+    assert (opened[-1][0] == "auto") == (then is not None)
+
+
 @pytest.mark.slow
 def test_ray_says_what_one_process_says(tmp_path: Path, bundle_path: Path) -> None:
     """In a process of its own, where nothing of Ray stays behind; one cluster, because starting one takes seconds."""

@@ -166,7 +166,7 @@ def scored(model: Path | bytes, held_out: HeldOut) -> Scored:
 
 def scored_from_logits(logits_NC: Logits, held_out: HeldOut, latency_ms: float = 0.0) -> Scored:
     """Score logits (N, ΣC)."""
-    broken_N = ~np.isfinite(logits_NC).all(axis=1)
+    broken_N: npt.NDArray[np.bool_] = np.isfinite(logits_NC).min(axis=1) == 0
     logits_NC = np.where(broken_N[:, None], np.float32(0), logits_NC)
     decisions = decode(logits_NC, held_out.taxonomy, held_out.decode)
     return Scored(

@@ -15,22 +15,17 @@ import numpy.typing as npt
 from jinja2 import Environment, StrictUndefined
 from onnx import numpy_helper
 
-from hffnet.calibration.bias import WithMean
 from hffnet.calibration.gate import GateReport
 from hffnet.calibration.graph import GraphIndex, model_from_path, nonnegative_tensors
 from hffnet.calibration.int8 import Calibration
 from hffnet.calibration.observers import (
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
-    Entropy,
     Histogram,
-    MeanSquaredError,
-    Observer,
-    Percentile,
     errors_of_ranges,
 )
 from hffnet.calibration.pareto_plot import curve_from_gate
-from hffnet.calibration.report import CalibrationReport
+from hffnet.calibration.report import CalibrationReport, Seen
 from hffnet.calibration.smoothing import smoothed_from_onnx
 from hffnet.calibration.weights import rounding_errors, scales_from_weight
 from hffnet.runtime.taxonomy import ClassPath
@@ -60,9 +55,10 @@ class Flip:
 class _TensorRow:
     name: str
     limit: float
-    amax: float
-    clipped: float
-    sqnr_db: float | None
+    seen: Seen | None
+    amax: float | None
+    clipped: float | None
+    sqnr: str
     bars: list[float]
     mark: float
 
@@ -71,27 +67,33 @@ class _TensorRow:
 class _WeightRow:
     node: str
     shape: str
-    sqnr_db: float
+    sqnr: str
     corrected: bool
 
 
-def html_from_calibration(calibration: Calibration, report: CalibrationReport, flips: Sequence[Flip] = ()) -> str:
+def html_from_calibration(
+    calibration: Calibration, report: CalibrationReport, flips: Sequence[Flip] = (), flips_tensorrt: Sequence[Flip] = ()
+) -> str:
     """The page.
 
     Args:
         calibration: what the frames told.
         report: of the placement that was taken, with the gate's findings where there was a gate.
-        flips: held-out frames whose decision changed; at most 60 are shown.
+        flips: held-out frames whose decision the CPU graph changed; at most 60 are shown.
+        flips_tensorrt: the same of the TensorRT graph.
     """
     template = _environment().from_string(files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
-    gates = [("CPU engines", report.gate), ("TensorRT", report.gate_tensorrt)]
+    gates = [("CPU engines", report.gate, flips), ("TensorRT", report.gate_tensorrt, flips_tensorrt)]
     return template.render(
         report=report,
-        gates=[(name, gate, curve_from_gate(gate), _bars(gate)) for name, gate in gates if gate is not None],
+        gates=[(name, gate, curve_from_gate(gate), _bars(gate)) for name, gate, _ in gates if gate is not None],
         tensors=_tensor_rows(calibration, report),
         weights=_weight_rows(calibration, report),
-        flips=[(flip, _data_url(flip.pixels)) for flip in flips[:_MAX_FLIPS]],
-        num_flips=len(flips),
+        changed=[
+            (name, len(found), [(flip, _data_url(flip.pixels)) for flip in found[:_MAX_FLIPS]])
+            for name, gate, found in gates
+            if gate is not None or found
+        ],
     )
 
 
@@ -101,27 +103,23 @@ def _environment() -> Environment:
     return environment
 
 
-def _histogram(observer: Observer) -> Histogram | None:
-    """What the observer keeps; the ones that follow only the maximum keep none."""
-    inner = observer.observer if isinstance(observer, WithMean) else observer
-    return inner.histogram if isinstance(inner, Percentile | Entropy | MeanSquaredError) else None
-
-
 def _tensor_rows(calibration: Calibration, report: CalibrationReport) -> list[_TensorRow]:
     unsigned = nonnegative_tensors(GraphIndex(model_from_path(calibration.float_model)))
     rows = []
     for name, limit in report.ranges.items():
-        histogram = _histogram(calibration.observers[name])
+        histogram, seen = calibration.histogram(name), report.seen.get(name)
         if histogram is None or not histogram.limit:
-            row = _TensorRow(name=name, limit=limit, amax=limit, clipped=0.0, sqnr_db=None, bars=[], mark=1.0)
+            row = _TensorRow(
+                name=name, limit=limit, seen=seen, amax=None, clipped=None, sqnr="not known", bars=[], mark=1.0
+            )
         else:
             wide = name in unsigned and calibration.activations == "uint8"
-            row = _tensor_row(name, limit, histogram, NUM_UNSIGNED_LEVELS if wide else NUM_LEVELS)
+            row = _tensor_row(name, limit, seen, histogram, NUM_UNSIGNED_LEVELS if wide else NUM_LEVELS)
         rows.append(row)
     return rows
 
 
-def _tensor_row(name: str, limit: float, histogram: Histogram, num_levels: int) -> _TensorRow:
+def _tensor_row(name: str, limit: float, seen: Seen | None, histogram: Histogram, num_levels: int) -> _TensorRow:
     middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
     counts = histogram.counts.astype(np.float64)
     power = float(counts @ middles**2)
@@ -133,9 +131,10 @@ def _tensor_row(name: str, limit: float, histogram: Histogram, num_levels: int) 
     return _TensorRow(
         name=name,
         limit=limit,
+        seen=seen,
         amax=histogram.amax,
         clipped=float(counts[middles > limit].sum() / max(counts.sum(), 1)),
-        sqnr_db=_decibel(power, noise),
+        sqnr=_decibel(power, noise),
         bars=[round(float(height), 3) for height in heights],
         mark=min(limit / histogram.amax, 1.0),
     )
@@ -155,15 +154,17 @@ def _weight_rows(calibration: Calibration, report: CalibrationReport) -> list[_W
             _WeightRow(
                 node=point.node,
                 shape=" × ".join(map(str, weight.shape)),
-                sqnr_db=_decibel(float(np.sum(weight**2)), float(np.sum(lost**2))) or 0.0,
+                sqnr=_decibel(float(np.sum(weight**2)), float(np.sum(lost**2))),
                 corrected=point.output in calibration.shifts,
             )
         )
     return rows
 
 
-def _decibel(power: float, noise: float) -> float | None:
-    return 10 * math.log10(power / noise) if power > 0 and noise > 0 else None
+def _decibel(power: float, noise: float) -> str:
+    if not power:
+        return "zeros"
+    return f"{10 * math.log10(power / noise):.1f}" if noise else "exact"
 
 
 def _bars(gate: GateReport) -> list[tuple[str, float, float]]:

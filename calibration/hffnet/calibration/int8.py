@@ -24,15 +24,17 @@ from hffnet.calibration.model_input import Normalisation, input_from_onnx
 from hffnet.calibration.observers import (
     NUM_LEVELS,
     NUM_UNSIGNED_LEVELS,
+    Histogram,
     MinMax,
     Observer,
     ObserverName,
+    histogram_of,
     observer_from_name,
 )
 from hffnet.calibration.placement import Mode, Placement, WeightedPoint, placement_from_onnx, reads_picture
 from hffnet.calibration.progress import Watch, unwatched
 from hffnet.calibration.quantize import ActivationType, qdq_from_onnx
-from hffnet.calibration.report import CalibrationReport, Method, SmoothedNorm, tool_versions
+from hffnet.calibration.report import CalibrationReport, Method, Seen, SmoothedNorm, tool_versions
 from hffnet.calibration.smoothing import (
     ChannelMoments,
     SmoothedValues,
@@ -95,6 +97,7 @@ class Calibration:
         shifts: to be added to the biases, by the product's output; empty where switched off.
         weight_scales: chosen by squared error; empty where switched off.
         plain: observers of the smoothed LayerNorms' outputs as they are.
+        num_frames: that each tensor was looked at on.
         origins: the frames.
         activations: what ``ranges`` are for.
         seconds: wall clock of all passes over the frames.
@@ -109,6 +112,7 @@ class Calibration:
     shifts: Mapping[str, npt.NDArray[np.float32]]
     weight_scales: WeightScales
     plain: Mapping[str, Observer]
+    num_frames: Mapping[str, int]
     origins: tuple[FrameOrigin, ...]
     activations: ActivationType
     seconds: float
@@ -128,11 +132,8 @@ class Calibration:
             activations: other than calibrated for; ranges are then asked for anew.
         """
         model = smoothed_from_onnx(model_from_path(float_model or self.float_model), self.smoothing)
-        ranges = self.ranges
-        if activations not in {None, self.activations}:
-            levels = _levels(model, activations)
-            ranges = {name: o.range(levels.get(name, NUM_LEVELS)) for name, o in self.observers.items()}
         kind = activations or self.activations
+        ranges = self.ranges_for(kind, placement or self.placement)
         return qdq_from_onnx(
             model,
             ranges,
@@ -142,10 +143,33 @@ class Calibration:
             weight_scales=self.weight_scales,
         )
 
+    def ranges_for(self, activations: ActivationType, placement: Placement) -> Mapping[str, float]:
+        """Of the tensors of a part of ``self.placement``, for either type of activations."""
+        if activations == "int8":
+            placement = placement.for_tensorrt()
+        if activations == self.activations:
+            return {name: self.ranges[name] for name in placement.tensors}
+        levels = _levels(model_from_path(self.float_model), activations)
+        return {name: self.observers[name].range(levels.get(name, NUM_LEVELS)) for name in placement.tensors}
+
+    def histogram(self, tensor: str) -> Histogram | None:
+        """What was counted of a tensor."""
+        observer = self.observers[tensor]
+        return histogram_of(observer.observer if isinstance(observer, WithMean) else observer)
+
+    def _seen(self, tensor: str) -> Seen:
+        histogram = self.histogram(tensor)
+        share = int(histogram.counts.sum()) / histogram.num_seen if histogram and histogram.num_seen else 0.0
+        return Seen(num_frames=self.num_frames[tensor], counted_share=share)
+
     def with_weights(self, *, clipping: bool) -> "Calibration":
         """The same with weights' scales chosen otherwise; corrections of the biases follow."""
         scales = _clipped_scales(self.float_model, self.smoothing, self.placement) if clipping else {}
         return replace(self, weight_scales=scales, shifts=self._shifts_for(self.smoothing, scales))
+
+    def without_bias_correction(self) -> "Calibration":
+        """The same with the biases as they were."""
+        return replace(self, shifts={})
 
     def without_smoothing(self) -> "Calibration":
         """The same as it would have been without; ranges and corrections follow."""
@@ -185,7 +209,10 @@ class Calibration:
             ),
             frames=self.origins,
             frames_sha256=frames_sha256(self.origins),
+            float_sha256=_sha256(self.float_model),
+            activations=self.activations,
             ranges={name: self.ranges[name] for name in chosen.tensors},
+            seen={name: self._seen(name) for name in chosen.tensors},
             placement=chosen,
             num_corrected=sum(point.output in self.shifts for point in chosen.weighted),
             smoothed=tuple(
@@ -306,6 +333,7 @@ def calibration_from_frames(
         shifts=shifts,
         weight_scales=scales,
         plain=plain,
+        num_frames={name: num_first if name in brief else len(frames_NHW) for name in placement.tensors},
         origins=used,
         activations=activations,
         seconds=seconds,
@@ -354,15 +382,19 @@ def _identity(
     smoothing: Mapping[str, Smoothing],
 ) -> str:
     """Of everything that decides what the observers have seen: program, graph, method, frames and pixels in order."""
-    with path.open("rb") as file:
-        graph = hashlib.file_digest(file, "sha256").hexdigest()
     pixels = hashlib.sha256(repr(frames_NHW.shape).encode())
     for frame in frames_NHW:
         pixels.update(frame.tobytes())
     tools = json.dumps(tool_versions(), sort_keys=True)
-    words = [tools, graph, repr(options), *observers, *(origin.sha256 for origin in origins), pixels.hexdigest()]
+    hashes = [*(origin.sha256 for origin in origins), pixels.hexdigest()]
+    words = [tools, _sha256(path), repr(options), *observers, *hashes]
     factors = b"".join(name.encode() + smoothing[name].factors.tobytes() for name in sorted(smoothing))
     return hashlib.sha256("\0".join(words).encode() + factors).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _planned(

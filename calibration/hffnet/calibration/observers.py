@@ -88,6 +88,7 @@ class Histogram:
         counts: (NUM_BINS,) int64; of all values, or of a sample of large tensors.
         limit: upper edge of the last bin; 0 until a value other than zero is seen.
         amax: largest magnitude seen.
+        num_seen: values seen, whether counted or not.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -95,6 +96,7 @@ class Histogram:
         self.counts: Counts = np.zeros(NUM_BINS, np.int64)
         self.limit = 0.0
         self.amax = 0.0
+        self.num_seen = 0
         self._turn = 0
         self._scaled = np.empty(_BLOCK, np.float32)
         self._bins = np.empty((1, _BLOCK), np.uint16)
@@ -108,6 +110,7 @@ class Histogram:
         """Count ``values``; about 2 ns per counted value on one core, without the interpreter's lock."""
         amax = amax_from_values(values)
         self.amax = max(self.amax, amax)
+        self.num_seen += values.size
         if amax >= max(self.limit, _SMALLEST):
             self._widen(amax)
         self._turn += 1
@@ -140,13 +143,14 @@ class Histogram:
 
     def state(self) -> State:
         """See ``Observer``."""
-        return {"counts": self.counts, "ends": np.array([self.limit, self.amax]), "turn": np.array(self._turn)}
+        ends, whole = np.array([self.limit, self.amax]), np.array([self._turn, self.num_seen])
+        return {"counts": self.counts, "ends": ends, "whole": whole}
 
     def restore(self, state: State) -> None:
         """See ``Observer``."""
         self.counts = state["counts"].astype(np.int64)
         self.limit, self.amax = (float(end) for end in state["ends"])
-        self._turn = int(state["turn"])
+        self._turn, self.num_seen = (int(number) for number in state["whole"])
 
     def _widen(self, amax: float) -> None:
         limit = 2.0 ** math.frexp(amax)[1]
@@ -160,14 +164,23 @@ class Histogram:
 
 
 class MinMax:
-    """The largest magnitude seen: nothing is clipped."""
+    """The largest magnitude seen: nothing is clipped.
 
-    def __init__(self) -> None:
+    Args:
+        histogram: also counts, for the report; the range does not need it.
+    """
+
+    def __init__(self, histogram: Histogram | None = None) -> None:
+        self.histogram = histogram
         self._amax = 0.0
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
-        self._amax = max(self._amax, amax_from_values(values))
+        if self.histogram is None:
+            self._amax = max(self._amax, amax_from_values(values))
+            return
+        self.histogram.update(values)
+        self._amax = self.histogram.amax
 
     def range(self, num_levels: int = NUM_LEVELS) -> float:  # noqa: ARG002 (the same for any number of levels)
         """See ``Observer``."""
@@ -175,23 +188,33 @@ class MinMax:
 
     def state(self) -> State:
         """See ``Observer``."""
-        return {"amax": np.array(self._amax)}
+        return {"amax": np.array(self._amax), **(self.histogram.state() if self.histogram else {})}
 
     def restore(self, state: State) -> None:
         """See ``Observer``."""
         self._amax = float(state["amax"])
+        if self.histogram:
+            self.histogram.restore(state)
 
 
 class MovingAverage:
-    """Exponential moving average of each batch's largest magnitude: one odd batch does not decide."""
+    """Exponential moving average of each batch's largest magnitude: one odd batch does not decide.
 
-    def __init__(self, momentum: float = 0.9) -> None:
+    Args:
+        momentum: weight of what was before.
+        histogram: also counts, for the report; the range does not need it.
+    """
+
+    def __init__(self, momentum: float = 0.9, histogram: Histogram | None = None) -> None:
+        self.histogram = histogram
         self._momentum = momentum
         self._average: float | None = None
 
     def update(self, values: Values) -> None:
         """See ``Observer``."""
         amax = amax_from_values(values)
+        if self.histogram:
+            self.histogram.update(values)
         old = amax if self._average is None else self._average
         self._average = self._momentum * old + (1 - self._momentum) * amax
 
@@ -201,12 +224,15 @@ class MovingAverage:
 
     def state(self) -> State:
         """See ``Observer``."""
-        return {"average": np.array(math.nan if self._average is None else self._average)}
+        own: State = {"average": np.array(math.nan if self._average is None else self._average)}
+        return {**own, **(self.histogram.state() if self.histogram else {})}
 
     def restore(self, state: State) -> None:
         """See ``Observer``."""
         average = float(state["average"])
         self._average = None if math.isnan(average) else average
+        if self.histogram:
+            self.histogram.restore(state)
 
 
 class Percentile:
@@ -306,9 +332,9 @@ def observer_from_name(name: ObserverName, *, percentile: float = 99.99, every: 
     """
     match name:
         case "minmax":
-            return MinMax()
+            return MinMax(Histogram(every))
         case "moving-average":
-            return MovingAverage()
+            return MovingAverage(histogram=Histogram(every))
         case "percentile":
             return Percentile(percentile, every)
         case "entropy":
@@ -319,6 +345,12 @@ def observer_from_name(name: ObserverName, *, percentile: float = 99.99, every: 
             return MeanCubedError(every)
         case _:
             assert_never(name)
+
+
+def histogram_of(observer: Observer) -> Histogram | None:
+    """What an observer of ``observer_from_name`` has counted; None of others."""
+    kinds = MinMax | MovingAverage | Percentile | Entropy | MeanSquaredError
+    return observer.histogram if isinstance(observer, kinds) else None
 
 
 def percentile_range(histogram: Histogram, percentile: float) -> float:

@@ -12,6 +12,7 @@ from hffnet.calibration.measured import Measured
 from hffnet.calibration.model_input import Normalisation
 from hffnet.calibration.observers import ObserverName
 from hffnet.calibration.placement import Placement
+from hffnet.calibration.quantize import ActivationType
 from hffnet.runtime.manifest import Sha256
 
 _TOOLS = ("hffnet", "numpy", "onnx", "onnxruntime")
@@ -40,6 +41,35 @@ class SmoothedNorm(_Strict):
     gain: Annotated[float, Field(gt=0)]
 
 
+class Seen(_Strict):
+    """What a range was read from.
+
+    Attributes:
+        num_frames: that the largest value is of; outputs which only CPU engines want are not looked at in all.
+        counted_share: of those frames' values, as counted for the histogram; large tensors and sets are thinned.
+    """
+
+    num_frames: Annotated[int, Field(ge=1)]
+    counted_share: Annotated[float, Field(ge=0, le=1)]
+
+
+class MethodRow(_Strict):
+    """The int8 graph against the float graph on the same held-out frames, with one method changed.
+
+    Attributes:
+        method: ``all``, or what is left out: ``no bias correction``, ``no smoothing``, ``no weight clipping``.
+        logit_db: signal-to-noise ratio of the logits (see ``fidelity.Cost``), decibels.
+        divergence: see ``fidelity.Cost``.
+        num_flips: frames on which the largest logit of any level is another one.
+    """
+
+    method: str
+    num_frames: Annotated[int, Field(ge=1)]
+    logit_db: Annotated[float, Field(allow_inf_nan=False)]
+    divergence: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    num_flips: Annotated[int, Field(ge=0)]
+
+
 class FramesReport(_Strict):
     """The document where nothing is quantized.
 
@@ -62,7 +92,12 @@ class CalibrationReport(FramesReport):
 
     Attributes:
         method: how ranges were chosen.
+        float_sha256: of the float graph's file.
+        activations: ``uint8``: the range of a tensor that is never negative becomes 255; else it becomes 127.
         ranges: magnitude that becomes the largest integer, by tensor name.
+        ranges_tensorrt: of the TensorRT graph, where all are int8; None where there is none beside the CPU's.
+        seen: what ``ranges`` were read from.
+        methods: what each method brought, measured; empty where there were no held-out frames.
         placement: what is quantized, and why the other weighted nodes are not.
         num_corrected: products whose bias was corrected.
         smoothed: LayerNorms that gained by smoothing.
@@ -75,7 +110,12 @@ class CalibrationReport(FramesReport):
     """
 
     method: Method
+    float_sha256: Sha256 | None = None
+    activations: ActivationType | None = None
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    ranges_tensorrt: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    seen: dict[str, Seen] = {}
+    methods: tuple[MethodRow, ...] = ()
     placement: Placement
     num_corrected: Annotated[int, Field(ge=0)] = 0
     smoothed: tuple[SmoothedNorm, ...] = ()

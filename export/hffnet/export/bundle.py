@@ -7,7 +7,7 @@ fp16 and int8 are kept only where, or as far as, their loss of HF1 on held-out f
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from hffnet.calibration.contributions import rows_of_methods
 from hffnet.calibration.fidelity import HeldOut, Scored, check_reference, logits_from_onnx, scored
 from hffnet.calibration.frames import (
     CalibrationFrames,
@@ -33,7 +34,7 @@ from hffnet.calibration.html_report import Flip, html_from_calibration
 from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
 from hffnet.calibration.placement import Placement
 from hffnet.calibration.progress import Watch, watch_through
-from hffnet.calibration.report import CalibrationReport, FramesReport, tool_versions
+from hffnet.calibration.report import CalibrationReport, FramesReport, MethodRow, tool_versions
 from hffnet.calibration.sensitivity import Quantizer
 from hffnet.export.bundle_writer import check_bundle_path, write_bundle
 from hffnet.export.deploy_form import DeployForm, deploy_form
@@ -299,7 +300,9 @@ class _Exporter:
             self._show_refusal(calibration, report, "gate", refused)
             raise
         self._keep("int8", passed.score)
-        report = calibration.report(passed.placement).model_copy(update={"gate": passed.report})
+        methods = self._methods(calibration, passed)
+        report = calibration.report(passed.placement).model_copy(update={"gate": passed.report, "methods": methods})
+        flips_tensorrt: list[Flip] = []
         if half is not None:
             quantizer = partial(calibration.quantized, float_model=half, activations="int8")
             # A half-precision graph is slow on a CPU, and what int8 costs a group is nearly the same in float32.
@@ -309,10 +312,27 @@ class _Exporter:
             except RefusedError as refused:
                 self._show_refusal(calibration, report, "gate_tensorrt", refused)
                 raise
-            report = report.model_copy(update={"gate_tensorrt": other.report})
+            ranges = calibration.ranges_for("int8", other.placement)
+            report = report.model_copy(update={"gate_tensorrt": other.report, "ranges_tensorrt": ranges})
+            flips_tensorrt = self._flips(other.report, other.score)
         if self._options.report:
-            self._page = html_from_calibration(calibration, report, self._flips(passed.report, passed.score))
+            flips = self._flips(passed.report, passed.score)
+            self._page = html_from_calibration(calibration, report, flips, flips_tensorrt)
         return report
+
+    def _methods(self, calibration: Calibration, passed: Passed) -> tuple[MethodRow, ...]:
+        """On a part of the held-out frames: each row is one more graph to run."""
+        self._say("measuring what each method of calibration brought")
+        chosen = _spread(len(self._frames_NHW), self._options.budget.num_ranking_frames)
+        truths = [self._held_out.truths[k] for k in chosen]
+        part = replace(self._held_out, frames=self._frames_NHW[chosen], truths=truths)
+        return rows_of_methods(
+            calibration,
+            passed.placement,
+            self._reference.logits[chosen],
+            part,
+            lambda model: scored(model, part).logits,
+        )
 
     def _show_refusal(
         self, calibration: Calibration, report: CalibrationReport, gate: str, refused: RefusedError
@@ -320,7 +340,9 @@ class _Exporter:
         """The page about what there will be no graph of: curve and ranking are wanted most where the gate fails."""
         if self._options.report:
             report = report.model_copy(update={gate: refused.report})
-            self._page = html_from_calibration(calibration, report, self._flips(refused.report, refused.score))
+            flips = self._flips(refused.report, refused.score)
+            where = "flips" if gate == "gate" else "flips_tensorrt"
+            self._page = html_from_calibration(calibration, report, **{where: flips})
             self._write_page(self._options.report)
 
     def _flips(self, gate: GateReport, score: Scored) -> list[Flip]:

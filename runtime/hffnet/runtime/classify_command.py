@@ -49,14 +49,7 @@ def classify_to_file(
         raise ConfigError("--ray needs --out FILE.jsonl: where results go, and what a restart goes on from")
     began = monotonic()
     settings_sha256 = settings_of_run(options.engine, options.precision, options.tiles)  # as `hffnet run` has it
-    with Classifier.open(
-        bundle,
-        engine=options.engine,
-        precision=options.precision,
-        threads=_threads(options),
-        tiles=options.tiles,
-        pin=options.pin,
-    ) as classifier:
+    with _open_classifier(bundle, options) as classifier:
         sha256 = classifier.bundle.sha256
         documents = _documents(classifier, options, settings_sha256)
         with _progress(len(paths)) as advance:
@@ -66,6 +59,22 @@ def classify_to_file(
     _tell(summary, out, monotonic() - began, options, as_json=as_json)
     if summary.counts.get("failed"):
         raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+def _open_classifier(bundle: Path, options: ArchiveOptions) -> Classifier:
+    """The engine of this process; ``auto`` is asked in the same way whoever does the work.
+
+    Which engine is the quickest hangs on the number of threads, and engines differ in last digits: an archive that was
+    begun in the loop and goes on in Ray must not change its engine in between.
+    """
+    engine, precision = options.engine, options.precision
+    threads = _threads(options)
+    if engine == "auto" and threads is None:
+        with Classifier.open(bundle, precision=precision, threads=1, tiles=options.tiles) as chosen:
+            engine, precision = chosen.engine.name, chosen.engine.precision
+    return Classifier.open(
+        bundle, engine=engine, precision=precision, threads=threads, tiles=options.tiles, pin=options.pin
+    )
 
 
 def _threads(options: ArchiveOptions) -> int | None:

@@ -50,16 +50,30 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 SCHEMA_VERSION = 1
 
 
-def inspect(bundle: BundleArgument, *, as_json: JsonOption = False) -> None:
+def inspect(
+    bundle: BundleArgument,
+    *,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--time", help="Estimate each graph's time on this CPU from one measured product; takes a second."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a bundle holds: class tree, graphs and their true precision, scores, provenance. Needs no engine."""
     from hffnet.runtime.bundle import open_bundle
     from hffnet.runtime.inspection import document_from_bundle, tables_from_bundle
 
-    opened = open_bundle(bundle)
+    opened, throughput = open_bundle(bundle), None
+    if timed:
+        from hffnet.runtime.throughput import measured_throughput
+
+        throughput = measured_throughput()
     if as_json:
-        print_json(document_from_bundle(opened))
+        print_json(document_from_bundle(opened, throughput))
     else:
-        print_tables(tables_from_bundle(opened))
+        print_tables(tables_from_bundle(opened, throughput))
 
 
 def classify(

@@ -1,17 +1,21 @@
 """What a bundle holds, told from its verified bytes: for people as tables, for programs as one document."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.tree import Tree
 
 from hffnet.runtime.bundle import Bundle
+from hffnet.runtime.operations import Macs
 from hffnet.runtime.taxonomy import Taxonomy
 
+if TYPE_CHECKING:
+    from hffnet.runtime.throughput import Throughput
 
-def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Manifest, identity and the facts read from each graph."""
-    return {
+
+def document_from_bundle(bundle: Bundle, throughput: "Throughput | None" = None) -> dict[str, Any]:
+    """Manifest, identity and the facts read from each graph; with ``throughput`` also estimated times."""
+    document: dict[str, Any] = {
         "command": "inspect",
         "bundle": str(bundle.path),
         "sha256": bundle.sha256,
@@ -28,11 +32,23 @@ def document_from_bundle(bundle: Bundle) -> dict[str, Any]:
             for name, facts in bundle.facts.items()
         },
     }
+    if throughput is not None:
+        for name, facts in bundle.facts.items():
+            document["graphs"][name]["estimated_ms"] = _estimated_ms(facts.macs, throughput)
+        document["throughput"] = {"macs_per_second": dict(throughput.by_type), "basis": throughput.basis}
+    return document
 
 
-def tables_from_bundle(bundle: Bundle) -> list[Table]:
-    """Four tables: the model, its graphs as their own types tell them, its scores, its class tree."""
-    return [_model(bundle), _graphs(bundle), _scores(bundle), _classes(bundle.manifest.taxonomy)]
+def _estimated_ms(macs: Macs, throughput: "Throughput") -> float | None:
+    return None if macs.num_unknown else throughput.milliseconds(macs.by_type)
+
+
+def tables_from_bundle(bundle: Bundle, throughput: "Throughput | None" = None) -> list[Table]:
+    """Four tables: the model, its graphs as their own types tell them, its scores, its class tree.
+
+    With ``throughput`` the second tells estimated times too.
+    """
+    return [_model(bundle), _graphs(bundle, throughput), _scores(bundle), _classes(bundle.manifest.taxonomy)]
 
 
 def _model(bundle: Bundle) -> Table:
@@ -61,7 +77,7 @@ def _model(bundle: Bundle) -> Table:
     return table
 
 
-def _graphs(bundle: Bundle) -> Table:
+def _graphs(bundle: Bundle, throughput: "Throughput | None") -> Table:
     table = Table(
         "graph",
         "precision",
@@ -72,7 +88,10 @@ def _graphs(bundle: Bundle) -> Table:
         "Q/DQ",
         "tolerance",
         title="graphs",
+        caption=None if throughput is None else f"estimated ms: work / speed of {throughput.basis}",
     )
+    if throughput is not None:
+        table.add_column("estimated ms")
     sizes = {member.name: member.size for member in bundle.manifest.members}
     for graph in bundle.manifest.graphs:
         facts = bundle.facts[graph.member]
@@ -87,8 +106,16 @@ def _graphs(bundle: Bundle) -> Table:
             "not stated" if macs.quantized_share is None else f"{macs.quantized_share:.1%}",
             f"{facts.operators['QuantizeLinear']} / {facts.operators['DequantizeLinear']}",
             f"{graph.tolerance:.2g}",
+            *(() if throughput is None else (_estimate(macs, throughput),)),
         )
     return table
+
+
+def _estimate(macs: Macs, throughput: "Throughput") -> str:
+    if macs.num_unknown:
+        return "not stated"
+    found = _estimated_ms(macs, throughput)
+    return "not on a CPU" if found is None else f"{found:.3g}"
 
 
 def _large(count: int) -> str:

@@ -13,6 +13,23 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that are counted; everything else does less than a hundredth of the work."""
 
 _DEQUANTIZE = "DequantizeLinear"
+_ROW_BY_ROW = frozenset(
+    {
+        "Add",
+        "Clip",
+        "Dropout",
+        "Gelu",
+        "Gemm",
+        "Identity",
+        "LayerNormalization",
+        "Mul",
+        "QuantizeLinear",
+        "Relu",
+        _DEQUANTIZE,
+    }
+)
+"""Operators that leave the rows of a matrix as they are."""
+
 Shape = tuple[int, ...]
 """0 stands for an axis that the file leaves open (the batch)."""
 
@@ -80,11 +97,22 @@ def _count(operation: Operation, shapes: Mapping[str, Shape], producers: Mapping
         case "ConvTranspose":
             factors = (*left[1:], *right[1:]) if left and right else ()
         case "Gemm":
-            # (in, out) or (out, in), whichever transB says: the matrix is read once per frame.
-            factors = right
+            # (in, out) or (out, in), whichever transB says: the matrix is read once for each row.
+            factors = (_rows_of_a_frame(operation.inputs[0], shapes, producers), *right) if right else ()
         case _:
             factors = (*out[1:], left[-1] or right[-2]) if out and left and len(right) > 1 else ()
     return prod(factors) if factors and all(factors) else None
+
+
+def _rows_of_a_frame(name: str, shapes: Mapping[str, Shape], producers: Mapping[str, Operation]) -> int:
+    """How many rows a frame has in a matrix: its tokens where they were flattened into the batch, else one."""
+    while name in producers and producers[name].operator in _ROW_BY_ROW:
+        name = producers[name].inputs[0]
+    if name not in producers or producers[name].operator not in {"Reshape", "Flatten"}:
+        return 1
+    flat, before = shapes.get(name, ()), shapes.get(_origin(producers[name].inputs[0], producers), ())
+    known = len(flat) == 2 and flat[1] and len(before) > 1 and all(before[1:])
+    return max(1, prod(before[1:]) // flat[1]) if known else 1
 
 
 def _arithmetic(operation: Operation, types: Mapping[str, str], producers: Mapping[str, Operation]) -> str:

@@ -311,8 +311,7 @@ def _stream(
     identity = (classifier.bundle.sha256, settings.sha256())
 
     def on_held(sentence: str | None) -> None:
-        event: EventName = "degraded" if sentence else "recovered"
-        _note(store, event, sentence or "files are read again", {}, identity)
+        _note(store, "degraded", sentence or "files can be read again; all of them waited", {}, identity)
 
     with (
         LiveLine(name) as line,
