@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hffnet.calibration.gate import Budget
+from hffnet.calibration.progress import Progress
 from hffnet.calibration.report import CalibrationReport, FramesReport
 from hffnet.export.bundle import ExportOptions, bundle_from_checkpoint
 from hffnet.runtime.cli import main
@@ -51,6 +52,22 @@ def test_an_interrupted_export_goes_on_after_the_frames_it_has_seen(
     assert report.seen.keys() == report.ranges.keys()
     quantizers = [sum(node.op_type == "QuantizeLinear" for node in one.graph.node) for one in (cpu, tensorrt)]
     assert quantizers[0] - quantizers[1] == len(report.placement.cpu_sums) > 0
+
+
+def test_steps_over_frames_are_watched(checkpoint: Checkpoint, drawn: Dataset, tmp_path: Path) -> None:
+    options = ExportOptions(int8=True, budget=Budget(max_drop=100.0), num_frames=20)
+    told, done = dict[str, int](), dict[str, int]()
+
+    def watch(name: str, total: int) -> Progress:
+        told[name] = total
+        return lambda number: done.update({name: number})
+
+    bundle_from_checkpoint(checkpoint, tmp_path / "model.hffnet", drawn, options, watch=watch)
+    assert list(told)[1:] == [
+        "reading 18 train frames", "looking at 16 train frames first", "calibrating with 18 train frames",
+    ]  # fmt: skip
+    assert next(iter(told)) == "reading held-out frames"
+    assert done == told
 
 
 def test_a_budget_that_cannot_be_met_leaves_nothing_behind(
