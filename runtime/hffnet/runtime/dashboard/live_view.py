@@ -356,13 +356,7 @@ class LiveView:
 
         number = message.int_of("id")
         try:
-            if (decode := self._decode) is None:
-                raise GivenUpError
-            frame = decode(bytes(message.payload), message.text_of("name"), self._bar)
-            with self._classifying:
-                if self._classifier is None:
-                    raise GivenUpError
-                return _answer_of(number, frame, self._classifier, self._pulse)
+            return self._answer_to(message, number)
         except GivenUpError:
             return _refused(number, 503, "the run is stopping and classifies nothing more")
         except EngineError as error:
@@ -374,6 +368,17 @@ class LiveView:
         except Exception as error:  # noqa: BLE001 - a poisoned frame must not end the view
             _log.exception("classifying a frame that was sent ran into a defect")
             return _refused(number, 500, f"classifying it ran into a defect: {type(error).__name__}")
+
+    def _answer_to(self, message: Message, number: int) -> Message:
+        from hffnet.runtime.classifier import GivenUpError
+
+        if (decode := self._decode) is None:
+            raise GivenUpError
+        frame = decode(bytes(message.payload), message.text_of("name"), self._bar)
+        with self._classifying:
+            if self._classifier is None:
+                raise GivenUpError
+            return _answer_of(number, frame, self._classifier, self._pulse)
 
     def _pulse(self) -> None:
         """Gives up a large frame of somebody else's when the run ends, which would wait for it."""
