@@ -388,3 +388,18 @@ def test_a_frame_waits_for_its_late_sidecar_and_not_for_ever(folder: Path) -> No
     assert watched.names() == []
     assert watched.names() == ["a.tif"]
     assert [name for _ in range(60) for name in watched.names()] == ["b.tif"]
+
+
+def test_where_one_frame_had_a_sidecar_the_next_waits_for_its_own(folder: Path) -> None:
+    watched = Watched(folder)
+    write(folder / "a.tif")
+    assert watched.until_quiet() == ["a.tif"]  # no text was ever seen here
+    write(folder / "b.txt", b"$CM_MAG 100")
+    write(folder / "b.tif")
+    assert watched.until_quiet() == ["b.tif"]
+    write(folder / "c.tif")
+    assert [watched.names() for _ in range(10)] == [[]] * 10
+    write(folder / "c.txt", b"$CM_MAG 100")
+    assert [watched.names(), watched.names()] == [[], ["c.tif"]]
+    write(folder / "d.tif")
+    assert [name for _ in range(30) for name in watched.names()] == ["d.tif"]  # not for ever

@@ -50,6 +50,10 @@ auto seconds(double& value, double least, double most) {
   return [&value, least, most](const std::string& text) { return is_number(text, value, least, most); };
 }
 
+auto seconds(std::optional<double>& value, double least, double most) {
+  return [&value, least, most](const std::string& text) { return is_number(text, value.emplace(), least, most); };
+}
+
 auto whole(std::optional<int>& value) {
   return [&value](const std::string& text) { return is_number(text, value.emplace(), 1, 65536); };
 }

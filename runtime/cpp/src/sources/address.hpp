@@ -24,7 +24,8 @@ struct FolderOptions {
   bool events = true;        // also look where the system tells of a new file
   double settle_s = 0.08;    // same size, time and inode in two looks so far apart: complete
   double patience_s = 10.0;  // so long a file that cannot be read must stay unchanged before it is recorded as such
-  double sidecar_s = 0.0;    // so long a complete frame waits for the text beside it
+  // So long a complete frame waits for the text beside it; unset: 2 s where such a text has been seen in its folder.
+  std::optional<double> sidecar_s;
 };
 
 // Options of a live source, in seconds; see hffnet.runtime.sources.live_options.

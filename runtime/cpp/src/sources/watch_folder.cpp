@@ -22,6 +22,7 @@ namespace {
 
 constexpr double kLeastPauseS = 0.01;
 constexpr double kRenameS = 5.0;  // so long a vanished version is remembered: a move may show a look later
+constexpr double kSidecarS = 2.0;  // instruments write both within a second; a network may hold the second one back
 constexpr const char* kStillOpen = "another program still has it open for writing";
 
 double wall_s() {
@@ -264,7 +265,7 @@ std::optional<Item> WatchFolder::item_when_ready(const std::string& path, double
   return item_of(path, candidate, now);
 }
 
-std::optional<Item> WatchFolder::item_of(const std::string& path, Candidate& candidate, double now) const {
+std::optional<Item> WatchFolder::item_of(const std::string& path, Candidate& candidate, double now) {
   const bool is_final = now - candidate.unchanged_since >= options_.patience_s;
   bool waits = candidate.is_unreadable || candidate.stamp.size == 0;
   std::optional<std::string> problem;
@@ -284,9 +285,12 @@ std::optional<Item> WatchFolder::item_of(const std::string& path, Candidate& can
 }
 
 // Whether a text beside the frame may still come; one that is there must be the same in two looks.
-bool WatchFolder::waits_for_sidecar(const std::string& path, Candidate& candidate, double now) const {
-  if (now - candidate.unchanged_since >= options_.sidecar_s) return false;
+bool WatchFolder::waits_for_sidecar(const std::string& path, Candidate& candidate, double now) {
+  if (options_.sidecar_s == 0.0) return false;
   const auto before = std::exchange(candidate.sidecar, stamp_of_sidecar(path));
+  if (candidate.sidecar) with_sidecars_.insert(candidate.folder);
+  const double unasked_s = with_sidecars_.contains(candidate.folder) ? kSidecarS : 0.0;
+  if (now - candidate.unchanged_since >= options_.sidecar_s.value_or(unasked_s)) return false;
   return !candidate.sidecar || candidate.sidecar != before;
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -77,8 +78,8 @@ class WatchFolder {
   void look_at(FolderListing& listing, double now, int& gone);
   void lost(const std::string& folder, int reason);
   std::optional<Item> item_when_ready(const std::string& path, double now);
-  std::optional<Item> item_of(const std::string& path, Candidate& candidate, double now) const;
-  bool waits_for_sidecar(const std::string& path, Candidate& candidate, double now) const;
+  std::optional<Item> item_of(const std::string& path, Candidate& candidate, double now);
+  bool waits_for_sidecar(const std::string& path, Candidate& candidate, double now);
 
   std::string root_;
   FolderOptions options_;
@@ -91,6 +92,7 @@ class WatchFolder {
   std::map<std::string, FolderListing> folders_;
   std::map<std::string, Candidate> pending_;
   std::unordered_map<std::uint64_t, double> vanished_;
+  std::set<std::string> with_sidecars_;  // folders in which a frame had a text beside it
   std::optional<Candidate> given_;
   std::deque<Item> ready_;
   bool is_root_lost_ = false;

@@ -174,7 +174,8 @@ class FolderOptions(BaseModel):
         patience_s: how long a file that is locked, empty, held open by its writer or not yet readable must stay
             unchanged before it is recorded with that reason.
         sidecar_s: how long a complete frame waits for the text file that JEOL and Hitachi instruments write beside it,
-            and that may come later; after that its scale is "not said".
+            and that may come later; after that its scale is "not said". Without this option 2 s in a folder where such a
+            text has been seen, and not at all elsewhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -185,7 +186,7 @@ class FolderOptions(BaseModel):
     events: bool = True
     settle_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.08
     patience_s: Annotated[float, Field(ge=0.0, le=86400.0)] = 10.0
-    sidecar_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.0
+    sidecar_s: Annotated[float, Field(ge=0.0, le=3600.0)] | None = None
 
 
 def open_source(uri: str, *, idle_exit_s: float | None = None, is_done: IsDone | None = None) -> Source:

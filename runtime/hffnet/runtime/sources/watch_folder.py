@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _UNFINISHED = re.compile(r"^[.~]|(\.(part|partial|tmp|temp|crdownload|filepart|swp)|~)$", re.IGNORECASE)
 _LEAST_PAUSE_S = 0.01
 _RENAME_S = 5.0  # how long a vanished version is remembered: a move may show in its new folder a look later
+_SIDECAR_S = 2.0  # instruments write both within a second; a network may hold the second one back
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _Found = list[tuple[FolderListing, NewFile]]
 
@@ -94,6 +95,7 @@ class WatchFolder:
         self._folders.add(self._listing(self._root))
         self._to_follow, self._to_leave = set[Path](), set[Path]()
         self._refused = set[Path]()  # sub-folders that cannot be read now
+        self._with_sidecars = set[Path]()  # folders in which a frame had a text beside it
         self._pending: dict[Path, _Candidate] = {}
         self._vanished: list[tuple[float, Hashes]] = []
         self._given: _Candidate | None = None
@@ -339,9 +341,16 @@ class WatchFolder:
 
     def _waits_for_sidecar(self, path: Path, candidate: _Candidate, now: float) -> bool:
         """Whether a text beside the frame may still come; one that is there must be the same in two looks."""
-        if now - candidate.unchanged_since >= self._options.sidecar_s:
+        wait_s = self._options.sidecar_s
+        if wait_s == 0:
             return False
         before, candidate.sidecar = candidate.sidecar, _stamp_of_first(sidecars_of(path))
+        if candidate.sidecar is not None:
+            self._with_sidecars.add(path.parent)
+        if wait_s is None:
+            wait_s = _SIDECAR_S if path.parent in self._with_sidecars else 0.0
+        if now - candidate.unchanged_since >= wait_s:
+            return False
         return candidate.sidecar is None or candidate.sidecar != before
 
 
