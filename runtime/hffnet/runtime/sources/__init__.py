@@ -174,8 +174,8 @@ class FolderOptions(BaseModel):
         patience_s: how long a file that is locked, empty, held open by its writer or not yet readable must stay
             unchanged before it is recorded with that reason.
         sidecar_s: how long a complete frame waits for the text file that JEOL and Hitachi instruments write beside it,
-            and that may come later; after that its scale is "not said". Without this option 2 s in a folder where such a
-            text has been seen, and not at all elsewhere.
+            and that may come later; after that its scale is "not said". None: 2 s in a folder where such a text has
+            been seen, and not at all elsewhere.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
