@@ -190,7 +190,7 @@ def test_benchmark_measures_every_engine_and_precision(folder: Path, capsys: pyt
         pytest.param(
             ("classify", "{f}/model.hffnet", "x.tif", "--precision", "fp16"), 3, "--precision", id="precision"
         ),
-        pytest.param(("run", "{f}/model.hffnet", "{t}/absent"), 3, "absent", id="no-source"),
+        pytest.param(("run", "{f}/model.hffnet", "{t}/absent"), 4, "absent", id="no-source"),
         pytest.param(("evaluate", "{f}/model.hffnet", "{d}", "--split", "test"), 2, "--checkpoint", id="whose-split"),
     ],
 )

@@ -89,6 +89,15 @@ def run(
     )
 
 
+def test_a_name_that_is_not_utf8_is_classified_and_known_again(
+    folder: Path, classifier: Classifier, store: RecordStore
+) -> None:
+    write_frame(Path(os.fsdecode(os.fsencode(folder) + b"/e\xff.tif")), 1)
+    assert run(folder, classifier, store).counts == {"classified": 1}
+    assert run(folder, classifier, store).counts == {}
+    assert store.get(1).name == "e\\xff.tif"
+
+
 def test_every_frame_gets_one_record_with_the_classifiers_decision(
     folder: Path, classifier: Classifier, store: RecordStore
 ) -> None:

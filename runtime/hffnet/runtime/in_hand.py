@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hffnet.runtime.errors import EngineError, RecordError
+from hffnet.runtime.record import text_from_name
 from hffnet.runtime.records import RecordStore
 from hffnet.runtime.records_inputs import input_key
 from hffnet.runtime.sources import FrameItem, Item
@@ -85,7 +86,7 @@ class InHand:
         """None for frames that no later run can know again: of cameras, pipes and arrays."""
         if item.path is None or item.stamp is None:
             return None
-        return input_key(str(item.path), item.stamp.mtime_ns, item.stamp.size, *self._identity)
+        return input_key(text_from_name(str(item.path)), item.stamp.mtime_ns, item.stamp.size, *self._identity)
 
     def _let_go(self) -> None:
         self._write(_NOTHING)
