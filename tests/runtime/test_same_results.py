@@ -101,6 +101,7 @@ def test_an_archived_result_is_refused_and_other_content_of_that_time_is_not(
 
 def _back_to_schema_2(path: Path) -> None:
     with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE ends")
         connection.execute("DROP INDEX contents")
         connection.execute("CREATE TABLE kept (key BLOB PRIMARY KEY) WITHOUT ROWID")
         one = draft(1)
