@@ -93,6 +93,8 @@ def test_graph_and_report_belong_together_and_tell_what_was_measured(
     assert report.int8_sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     assert report.measured is not None
     assert report.measured.num_frames == 4
+    assert [row.method for row in report.methods][:2] == ["all", "no bias correction"]
+    assert report.methods[0].logit_db == pytest.approx(report.measured.logit_db)
     assert report.measured.logit_db == pytest.approx(-20 * np.log10(report.measured.logit_error))
     assert f"on 4 held-out frames {report.measured.num_flips} answers change" in told.out
     assert f"{report.measured.logit_db:.1f} dB" in told.out

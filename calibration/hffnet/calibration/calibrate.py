@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hffnet.calibration.contributions import measured_with_methods
 from hffnet.calibration.frames import (
     CalibrationFrames,
     check_magnification,
@@ -20,7 +21,7 @@ from hffnet.calibration.frames import (
 from hffnet.calibration.graph import model_from_path, self_contained
 from hffnet.calibration.html_report import html_from_calibration
 from hffnet.calibration.int8 import Calibration, CalibrationOptions, calibration_from_frames
-from hffnet.calibration.measured import MOST_MEASURED, measured_between
+from hffnet.calibration.measured import MOST_MEASURED
 from hffnet.calibration.model_input import input_from_onnx
 from hffnet.calibration.observers import NUM_LEVELS
 from hffnet.calibration.progress import Watch
@@ -128,11 +129,10 @@ def int8_file_from_onnx(task: Task, outputs: Outputs, watch: Watch) -> Written:
         quantized = calibration.quantized().SerializeToString()
         report = calibration.report().model_copy(update={"int8_sha256": hashlib.sha256(quantized).hexdigest()})
         if held_out is not None:
-            normalisation = task.options.normalisation
-            measured = measured_between(
-                model, quantized, held_out.pixels, dataset.taxonomy, normalisation=normalisation, watch=watch
+            measured, methods = measured_with_methods(
+                calibration, quantized, held_out.pixels, dataset.taxonomy, watch=watch
             )
-            report = report.model_copy(update={"measured": measured})
+            report = report.model_copy(update={"measured": measured, "methods": methods})
         _write(outputs, quantized, calibration, report)
         float_bytes = model.stat().st_size
     outputs.seen.unlink(missing_ok=True)
