@@ -26,7 +26,7 @@ from hffnet.runtime.sources.watch_folder import WatchFolder
 
 _LINKS = 60_000  # ext4 allows 65,000 names for one file
 _BUNDLE, _SETTINGS = "0" * 64, "1" * 64
-_WATCH_S = 5.0
+_WATCH_S = 30.0  # the first seconds after a look of everything are busier than what follows
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
