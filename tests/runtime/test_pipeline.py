@@ -35,6 +35,7 @@ from hffnet.runtime.sinks import Sink
 from hffnet.runtime.sinks.jsonl_sink import JsonlSink
 from hffnet.runtime.sources import open_source
 from hffnet.runtime.stage_times import StageTimes
+from tests.runtime.dead_sink import DeadSink
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = "5" * 64
@@ -261,32 +262,12 @@ def test_a_stop_finishes_the_frame_in_hand_and_the_rest_is_left_for_later(
     assert run(folder, classifier, store).counts == {"classified": 3}
 
 
-class Hanging:
-    """A sink whose other end never answers."""
-
-    name = "hanging"
-
-    def __init__(self) -> None:
-        self.release = Event()
-
-    def start(self, cursor: int | None, last_seq: int) -> int:
-        del last_seq
-        return cursor or 0
-
-    def deliver(self, records: Sequence[Record]) -> None:
-        del records
-        self.release.wait(30)
-
-    def close(self) -> None:
-        pass
-
-
 def test_a_dead_sink_stops_neither_classification_nor_other_sinks(
     folder: Path, classifier: Classifier, store: RecordStore, tmp_path: Path
 ) -> None:
     for n in range(5):
         write_frame(folder / f"{n}.tif", n)
-    hanging = Hanging()
+    hanging = DeadSink("hanging")
     summary = run(folder, classifier, store, [hanging, JsonlSink(tmp_path / "out.jsonl")])
     hanging.release.set()
     assert summary.counts == {"classified": 5}
